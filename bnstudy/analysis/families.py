@@ -1,0 +1,87 @@
+"""The family of comparisons that a study declares before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bnstudy.analysis.power import ALPHA
+from bnstudy.errors import UserError
+
+REFERENCE = "paper"
+KEYS = ("metric", "statistic", "split")
+
+
+@dataclass(frozen=True)
+class Family:
+    """The comparisons that a study declares before it runs; Holm's adjustment goes over these rows and no others.
+
+    Attributes:
+        metric, split, statistic: which number is compared; default: on the test split, each convention's own statistic.
+        margin: largest difference that does not matter, > 0, in the metric's units (accuracy 0-1).
+        contrasts: arms compared with `paper`, or pairs (arm, reference); default: the three other conventions.
+        cells: values of cell columns that belong to the family, as {"batch_size": [2, 4], "model": "mlp"}; default: all.
+        alpha: level of the family, in (0, 0.5).
+        size: number of comparisons declared. The table of a half-finished study has fewer rows; those missing count as not
+            rejected, so that its verdicts are no bolder than the finished study's. Default: the rows there are.
+
+    Raises:
+        UserError: a value that cannot be used.
+
+    Source: bnstudy issue 4.
+    """
+
+    metric: str
+    margin: float
+    contrasts: Sequence[str | Sequence[str]] = ("consistent_unbiased", "consistent_biased", "inverted")
+    split: str = "test"
+    statistic: str = "own"
+    cells: Mapping[str, Any] | None = None
+    alpha: float = ALPHA
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values where they are declared, not after the run that they were declared for."""
+        for key, top in (("margin", float("inf")), ("alpha", 0.5)):
+            number = getattr(self, key)
+            if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < top:
+                raise UserError(f"{key}: {number!r} cannot be used; give a number above 0 and below {top:g}")
+        pairs_of(self.contrasts)
+
+    @classmethod
+    def parse(cls, value: Family | Mapping[str, Any]) -> Family:
+        """A family from the mapping in an experiment's YAML, whose keys are the attributes; UserError if it cannot be."""
+        if isinstance(value, Family):
+            return value
+        accepted = [field.name for field in fields(cls)]
+        if unknown := [key for key in value if key not in accepted]:
+            raise UserError(f"family: unknown key '{unknown[0]}'; use {', '.join(accepted)}")
+        if missing := [key for key in ("metric", "margin") if key not in value]:
+            raise UserError(f"family: '{missing[0]}' is missing; a study declares it before it runs")
+        return cls(**value)
+
+    def covers(self, conditions: pd.DataFrame) -> NDArray[np.bool_]:
+        """Which rows of a frame with cell columns, metric, statistic and split belong to the family, shape (rows,)."""
+        member = np.ones(len(conditions), dtype=bool)
+        for key in KEYS:
+            member &= (conditions[key] == getattr(self, key)).to_numpy(dtype=bool)
+        for key, accepted in (self.cells or {}).items():
+            several = isinstance(accepted, Sequence) and not isinstance(accepted, str)
+            member &= conditions[key].isin(list(accepted) if several else [accepted]).to_numpy(dtype=bool)
+        return member
+
+
+def pairs_of(contrasts: Sequence[str | Sequence[str]]) -> list[tuple[str, str]]:
+    """Contrasts as (arm, reference) pairs; a bare arm is compared with `paper`. UserError if one cannot be read."""
+    listed = [contrasts] if isinstance(contrasts, str) else contrasts
+    pairs = [(item, REFERENCE) if isinstance(item, str) else tuple(item) for item in listed]
+    for pair in pairs:
+        if len(pair) != 2 or pair[0] == pair[1]:
+            expected = f"an arm other than '{REFERENCE}', or a pair [arm, reference]"
+            raise UserError(f"contrasts: {list(pair)} is no comparison; give {expected}")
+    return [(str(arm), str(reference)) for arm, reference in pairs]

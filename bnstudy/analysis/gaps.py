@@ -1,0 +1,96 @@
+"""The gap between training and inference behaviour, split into its causes."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import pandas as pd
+
+from bnstudy.analysis.schemas import METRICS, TERMS
+from bnstudy.batchnorm.conventions import CONVENTIONS
+
+_KEYS = ("job", "seed", "split")
+
+
+def last_epoch(metrics: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each job's last epoch, with one row a metric: columns of `metrics` less the metrics, `metric`, `value`."""
+    final = metrics[metrics["epoch"] == metrics.groupby("job")["epoch"].transform("max")]
+    present = [metric for metric in METRICS if metric in final and final[metric].notna().any()]
+    if not present:  # every replica diverged: the metrics are there, and NaN
+        present = [metric for metric in METRICS if metric in final]
+    rest = [column for column in final if column not in METRICS]
+    long = final.melt(id_vars=rest, value_vars=present, var_name="metric", value_name="value")
+    # A study may mix tasks: a job has the metrics of which any row of its data set is there.
+    known = long.groupby(["dataset", "metric"])["value"].transform("count") > 0
+    alone = long.groupby("dataset")["value"].transform("count") == 0
+    return long[known | alone]
+
+
+def gap_table(metrics: pd.DataFrame, conventions: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Each convention's gap, own statistic − `batch`, and the four terms that add up to it.
+
+        bessel   own − k·ema_unbiased                          lag    k·ema_unbiased − k·population_unbiased
+        pooling  k·population_unbiased − k·population_pooled   noise  k·population_pooled − batch
+
+    with k = 1 where the biased variance normalises and c = m/(m-1), layer by layer, where the unbiased one does.
+
+    Args:
+        metrics: the `metrics` table.
+        conventions: the conventions to report, for each job.
+
+    Returns:
+        The `gaps` table: a row per (job, seed, convention, split, metric); none for a job without BatchNorm.
+
+    Source: DESIGN.md, section 2, "Gap"; bnstudy issue 4.
+    """
+    final = last_epoch(metrics)
+    cell = [column for column in final if column not in (*_KEYS, "epoch", "statistic", "n", "metric", "value")]
+    wide = final.pivot_table(
+        index=[*_KEYS, "metric"], columns="statistic", values="value", aggfunc="first", dropna=False, observed=True
+    ).reset_index()
+    # dropna=False pairs every job with every metric: keep the pairs that were measured.
+    wide = wide.merge(final[[*_KEYS, "metric"]].drop_duplicates(), on=[*_KEYS, "metric"])
+    wide = wide.merge(final[["job", *cell]].drop_duplicates("job"), on="job")
+    parts = []
+    for name, convention in CONVENTIONS.items():
+        jobs = [job for job, names in conventions.items() if name in names]
+        part = wide[wide["job"].isin(jobs) & (wide["normalize"] == convention.normalize) & (wide["norm"] == "batch")].copy()
+        if part.empty:
+            continue
+        part["convention"] = name
+        part["own"] = part[convention.own_statistic]
+        part["bessel"] = part["own"] - part["matched_ema_unbiased"]
+        part["lag"] = part["matched_ema_unbiased"] - part["matched_population_unbiased"]
+        part["pooling"] = part["matched_population_unbiased"] - part["matched_population_pooled"]
+        part["noise"] = part["matched_population_pooled"] - part["batch"]
+        part["gap"] = part["own"] - part["batch"]
+        parts.append(part)
+    columns = ["job", *cell, "seed", "convention", "split", "metric", "gap", *TERMS, "own", "batch"]
+    if not parts:
+        return pd.DataFrame({column: pd.Series(dtype=_dtype(column, final)) for column in columns})
+    return pd.concat(parts)[columns].sort_values(["job", "convention", "metric", "split", "seed"]).reset_index(drop=True)
+
+
+def generalisation_table(metrics: pd.DataFrame, conventions: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Train split − test split under each convention's own statistic (a baseline's only one), a row per seed and metric.
+
+    Source: DESIGN.md, section 2, "Gap".
+    """
+    final = last_epoch(metrics)
+    cell = [column for column in final if column not in (*_KEYS, "epoch", "statistic", "n", "metric", "value")]
+    owners = {name: convention.own_statistic for name, convention in CONVENTIONS.items()} | {"none": "none"}
+    wanted = pd.DataFrame(
+        [(job, name, owners[name]) for job, names in conventions.items() for name in names],
+        columns=["job", "convention", "statistic"],
+    )
+    own = final.merge(wanted, on=["job", "statistic"])
+    index = ["job", *cell, "seed", "convention", "metric"]
+    pair = own.set_index([*index, "split"])["value"].unstack("split")
+    pair["gap"] = pair["train"] - pair["test"]
+    return pair.reset_index()[[*index, "gap", "train", "test"]].rename_axis(columns=None)
+
+
+def _dtype(column: Hashable, like: pd.DataFrame) -> str:
+    if column in like:
+        return str(like[column].dtype)
+    return "str" if column in ("convention", "metric") else "float64"

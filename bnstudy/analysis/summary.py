@@ -1,0 +1,84 @@
+"""Means over seeds with their intervals, and the tables that a study prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bnstudy.analysis.schemas import TERMS
+from bnstudy.analysis.statistics import mean_interval
+from bnstudy.batchnorm.conventions import CONVENTIONS
+
+QUANTITIES = ("own", "batch", "gap", *TERMS)
+UNITS = {
+    "accuracy": ("accuracy", 100.0, "pp"),
+    "loss": ("loss", 1.0, "nats"),
+    "r2": ("R²", 1.0, ""),
+    "mse": ("MSE", 1.0, ""),
+}
+"""Metrics worth a printed table: label, factor, unit."""
+
+
+def summary_table(gaps: pd.DataFrame) -> pd.DataFrame:
+    """Mean over seeds and 95 % t interval of every quantity of the `gaps` table; descriptive, no verdict.
+
+    Returns:
+        The `summary` table: a row per (cell, convention, split, metric, quantity); a diverged seed is left out and counted.
+
+    Source: bnstudy issue 2, part 10.
+    """
+    cell = [column for column in gaps if column not in ("job", "seed", "metric", "convention", "split", *QUANTITIES)]
+    keys = [*cell, "convention", "split", "metric"]
+    rows = []
+    for values, group in gaps.groupby(keys, dropna=False, sort=False):
+        interval = mean_interval(group[list(QUANTITIES)].to_numpy())
+        finite = int(np.isfinite(group["own"]).sum())
+        for index, quantity in enumerate(QUANTITIES):
+            numbers = (interval.mean[index], interval.low[index], interval.high[index])
+            rows.append((*values, quantity, *numbers, finite, len(group) - finite))
+    columns = [*keys, "quantity", "mean", "low", "high", "seeds", "diverged"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def printed_tables(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The tables of a study for reading: a row a cell, a column a convention, mean ± half the 95 % interval over seeds.
+
+    Yields:
+        (title, table) for the metric under each convention's own statistic on the test split, and for the mismatch gap on
+        the training split, for each model and data set.
+    """
+    # What varies beside the batch size tells rows apart too.
+    fixed = ("dataset", "model", "norm", "normalize", "batch_size", "convention", "split", "metric", "quantity")
+    extra = [column for column in summary.columns[: list(summary.columns).index("quantity")] if column not in fixed]
+    for (dataset, model), part in summary.groupby(["dataset", "model"], sort=False):
+        for metric, (label, factor, unit) in UNITS.items():
+            for quantity, split, what in (
+                ("own", "test", "at inference, test split"),
+                ("gap", "train", "gap, training split"),
+            ):
+                rows = part[(part["metric"] == metric) & (part["quantity"] == quantity) & (part["split"] == split)]
+                if rows.empty:
+                    continue
+                cells = rows.assign(text=[_text(row, factor) for row in rows.itertuples()])
+                table = cells.pivot_table(
+                    index=["batch_size", *extra], columns="convention", values="text", aggfunc="first", dropna=False
+                )
+                table = table[[name for name in CONVENTIONS if name in table]].dropna(how="all")
+                seeds = int(rows["seeds"].max())
+                title = f"{model} on {dataset}: {label} {what}{f' ({unit})' if unit else ''}, {seeds} seeds"
+                yield title, table.reset_index().rename_axis(columns=None)
+
+
+def _text(row: Any, factor: float) -> str:
+    mean, low, high = (getattr(row, name) * factor for name in ("mean", "low", "high"))
+    lost = row.diverged
+    mark = f" ({lost} diverged)" if lost else ""
+    if not np.isfinite(mean):
+        return f"–{mark}"
+    half = (high - low) / 2
+    decimals = 3 if factor == 1.0 else 2
+    spread = f" ± {half:.{decimals}f}" if np.isfinite(half) else ""
+    return f"{mean:.{decimals}f}{spread}{mark}"

@@ -1,0 +1,91 @@
+"""Which variance normalises a training batch and which one is stored for inference: the names, and Bessel's factor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+VARIANCES = ("biased", "unbiased")
+
+
+@dataclass(frozen=True)
+class Convention:
+    """A pair of choices: the variance that normalises the training batch, and the one accumulated for inference.
+
+        s²_biased = Σ(x-μ_B)²/m          s²_unbiased = Σ(x-μ_B)²/(m-1)
+
+    Args:
+        normalize: "biased" or "unbiased", the variance in the denominator of the training output.
+        accumulate: "biased" or "unbiased", the variance whose moving average is used at inference.
+
+    Raises:
+        ValueError: a choice that is neither "biased" nor "unbiased".
+
+    Source: Ioffe & Szegedy 2015, Algorithms 1 and 2 (`paper`); bnstudy issue 2 for the four names.
+    """
+
+    normalize: str
+    accumulate: str
+
+    def __post_init__(self) -> None:
+        for role in (self.normalize, self.accumulate):
+            if role not in VARIANCES:
+                raise ValueError(f"convention: {role!r} is no variance; use 'biased' or 'unbiased'")
+
+    @property
+    def name(self) -> str:
+        """The convention's name in tables and configuration."""
+        return next(name for name, convention in CONVENTIONS.items() if convention == self)
+
+    @property
+    def own_statistic(self) -> str:
+        """The inference statistic that this convention stores: "ema_biased" or "ema_unbiased"."""
+        return f"ema_{self.accumulate}"
+
+    @classmethod
+    def parse(cls, value: str | Sequence[str] | Convention) -> Convention:
+        """Read a convention from a name, an alias, or a pair (normalize, accumulate).
+
+        Raises:
+            ValueError: unknown; the message lists the names.
+        """
+        if isinstance(value, Convention):
+            return value
+        if isinstance(value, str):
+            name = ALIASES.get(value, value)
+            if name in CONVENTIONS:
+                return CONVENTIONS[name]
+        elif isinstance(value, Sequence) and len(value) == 2:
+            return cls(*value)
+        raise ValueError(
+            f"convention: {value!r} is unknown; use {', '.join(CONVENTIONS)}, "
+            f"an alias ({', '.join(ALIASES)}), or a pair (normalize, accumulate)"
+        )
+
+
+CONVENTIONS: dict[str, Convention] = {
+    "paper": Convention("biased", "unbiased"),
+    "consistent_unbiased": Convention("unbiased", "unbiased"),
+    "consistent_biased": Convention("biased", "biased"),
+    "inverted": Convention("unbiased", "biased"),
+}
+ALIASES: dict[str, str] = {"pytorch": "paper", "karpathy": "consistent_unbiased", "flax": "consistent_biased"}
+
+EMA_STATISTICS = ("ema_biased", "ema_unbiased", "ema_pooled")
+POPULATION_STATISTICS = ("population_biased", "population_unbiased", "population_pooled")
+STATISTICS = ("batch", *EMA_STATISTICS, *POPULATION_STATISTICS)
+MATCHED_STATISTICS = ("matched_ema_unbiased", "matched_population_unbiased", "matched_population_pooled")
+"""k·v, the stored variance that matches the training divisor: k = c where the unbiased variance normalises, else 1."""
+
+
+def bessel(m: int) -> float:
+    """Bessel's factor c = m/(m-1), the ratio of the unbiased to the biased variance of m values.
+
+    An empty batch (m = 0) has nothing to correct and gives 1.
+
+    Raises:
+        ValueError: m = 1, where the unbiased variance does not exist.
+    """
+    if m == 1:
+        raise ValueError("m: 1 value has no unbiased variance; use 2 or more")
+    return m / (m - 1) if m > 1 else 1.0

@@ -1,0 +1,148 @@
+"""What the commands do once their arguments are read; everything heavy is imported here, when it is needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from bnstudy.assets import config_folder
+from bnstudy.errors import UserError
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a study as a Hydra application: compose its cells, train what is missing, write tables and print them.
+
+    Args:
+        arguments: Hydra's overrides and flags.
+
+    Returns:
+        0; 1 if a job is not done; 130 if interrupted.
+
+    Raises:
+        UserError: anything wrong with the configuration.
+    """
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig
+    from omegaconf.errors import OmegaConfBaseException
+
+    from bnstudy.sweeps.composition import explain, refuse_repeated, typed
+    from bnstudy.sweeps.study import command_line
+
+    refuse_repeated(arguments)
+    codes: list[int] = []
+    command = command_line()
+
+    @hydra.main(config_path=str(config_folder()), config_name="config", version_base="1.3")
+    def task(given: DictConfig | list[Any]) -> int:
+        configs = [typed(given)] if isinstance(given, DictConfig) else given
+        codes.append(_run_cells(configs, command))
+        return codes[-1]
+
+    before, flag = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = ["bnstudy run", *arguments], "1"  # errors reach us instead of being printed
+    try:
+        task()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error) from error
+    finally:
+        sys.argv = before
+        if flag is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = flag
+    return codes[-1] if codes else 0
+
+
+def _run_cells(configs: list[Any], command: str) -> int:
+    from bnstudy.sweeps.study import describe_failures, run_study
+
+    first = configs[0]
+    _require_writable(Path(first.results_dir))
+    outcome = run_study(configs, command)
+    errors = Console(stderr=True, highlight=False)
+    for line in describe_failures(outcome):
+        errors.print(line, markup=False)
+    if outcome.interrupted:
+        errors.print("stopped; finished jobs are kept, and the same command goes on from here", markup=False)
+        return 130
+    try:
+        report(first.name, Path(first.results_dir), Path(first.output_dir))
+    except UserError:
+        if outcome.complete:
+            raise
+        return 1  # no job is done, and why was said above
+    return 0 if outcome.complete else 1
+
+
+def report(name: str, results_dir: Path, output_dir: Path) -> None:
+    """Build the tables of a study from its raw runs, write results/NAME and print what is in it."""
+    from bnstudy.analysis.results import provenance_lines, provenance_of, write_results
+    from bnstudy.analysis.summary import printed_tables
+    from bnstudy.analysis.tables import study_tables
+    from bnstudy.sweeps.store import Store
+
+    store = Store(output_dir)
+    tables = study_tables(store, name)
+    provenance = provenance_of(store, name)
+    write_results(results_dir / name, tables, provenance)
+    console = Console(highlight=False)
+    for title, table in printed_tables(tables["summary"]):
+        show(console, title, table)
+    for line in provenance_lines(provenance):
+        console.print(line, markup=False)
+    console.print(f"Tables: {results_dir / name}", markup=False)
+
+
+def predict(batch_size: int, positions: int, m_eff: float | None, momentum: float | None) -> None:
+    """Print the theory table for a batch of `batch_size` samples with `positions` values per channel each."""
+    from bnstudy.batchnorm.conventions import CONVENTIONS
+    from bnstudy.batchnorm.theory import predict as prediction
+
+    m = batch_size * positions
+    rows = []
+    try:
+        for name, convention in CONVENTIONS.items():
+            plain = prediction(convention, m, m_eff)
+            noisy = prediction(convention, m, m_eff, momentum=momentum)
+            row: dict[str, Any] = {
+                "convention": name,
+                "train": plain.train,
+                "eval": plain.evaluation,
+                "eval/train": plain.ratio,
+            }
+            if momentum is not None:
+                row[f"eval/train, α = {momentum:g}"] = noisy.ratio
+            rows.append(row)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    worth = f"{m}" if m_eff is None else f"{m_eff:g}"
+    title = f"Second moment of the normalised activation, m = {m}, m_eff = {worth}, c = {m / (m - 1):.6g}"
+    show(
+        Console(highlight=False),
+        title,
+        pd.DataFrame(rows).map(lambda value: f"{value:.6f}" if isinstance(value, float) else value),
+    )
+
+
+def show(console: Console, title: str, frame: pd.DataFrame) -> None:
+    """Print a DataFrame of texts as a table."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for index, column in enumerate(frame.columns):
+        table.add_column(str(column), justify="left" if index == 0 else "right")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(str(value) for value in row))
+    console.print(table)
+
+
+def _require_writable(folder: Path) -> None:
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(f"results_dir: {str(folder)!r} cannot be written; use a folder you may write to")

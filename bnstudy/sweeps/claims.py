@@ -1,0 +1,170 @@
+"""Who works on which job: claims on a shared folder, kept alive by a heartbeat, given up by the dead."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from bnstudy.sweeps.store import Record, hostname, read_json
+
+HEARTBEAT = 1.0
+"""Seconds between two signs of life."""
+EXPIRY = 60.0
+"""Seconds of silence after which a claim is anybody's; a process of this machine that is gone is found out at once."""
+_WIDTH = 512
+
+
+class Claim:
+    """A job taken by this process, until released; a context manager.
+
+    The claim is a file that appears by a hard link, which only one process can make. Its holder keeps it open and writes the
+    heartbeat through the open file: should the claim be taken away, a late heartbeat goes into a file that nobody sees.
+
+    Args:
+        path: the claim's file.
+        descriptor: the open file.
+        status: called at every heartbeat; what it returns is shown to observers.
+    """
+
+    def __init__(self, path: Path, descriptor: int, holder: Record, status: Callable[[], Record]) -> None:
+        self._path, self._descriptor, self._holder, self._status = path, descriptor, holder, status
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> Claim:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self.held:
+            self._path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+    @property
+    def held(self) -> bool:
+        """Whether the claim is still this process's."""
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(self._descriptor))
+        except FileNotFoundError:
+            return False
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT):
+            with contextlib.suppress(OSError):  # a full disk must not end a training; the expiry is far longer
+                os.pwrite(self._descriptor, _encode(self._holder | self._status()), 0)
+
+
+def acquire(folder: Path, job: str, status: Callable[[], Record] = dict) -> Claim | None:
+    """Claim a job.
+
+    Args:
+        folder: where claims are kept.
+        job: its name.
+        status: see `Claim`.
+
+    Returns:
+        The claim, to be entered with `with`; None if somebody alive holds it.
+
+    Source: bnstudy issue 3, part 6.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{job}.json"
+    _remove_if_dead(path)
+    holder: Record = {"job": job, "host": hostname(), "pid": os.getpid(), "born": _birth(os.getpid()), "since": time.time()}
+    temporary = folder / f".{uuid.uuid4().hex}"
+    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
+    try:
+        os.pwrite(descriptor, _encode(holder | status()), 0)
+        os.link(temporary, path)
+    except FileExistsError:
+        os.close(descriptor)
+        return None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Claim(path, descriptor, holder, status)
+
+
+def living(folder: Path) -> dict[str, Record]:
+    """Claims whose holders are alive, by job."""
+    if not folder.is_dir():
+        return {}
+    found = {}
+    for path in folder.glob("*.json"):
+        record = read_json(path)
+        if record is not None and not _is_dead(path, record):
+            found[path.stem] = record
+    return found
+
+
+def _remove_if_dead(path: Path) -> None:
+    record = read_json(path)
+    if record is None or not _is_dead(path, record):
+        return
+    aside = path.with_name(f".{uuid.uuid4().hex}")
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return
+    moved = read_json(aside)
+    if moved is not None and (moved.get("pid"), moved.get("since")) != (record.get("pid"), record.get("since")):
+        # Somebody else was quicker, and this is his fresh claim: put it back.
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, path)
+    aside.unlink(missing_ok=True)
+
+
+def _is_dead(path: Path, record: Record) -> bool:
+    if record.get("host") == hostname():
+        pid = int(record.get("pid", 0))
+        return _birth(pid) is None or _birth(pid) != record.get("born")
+    try:
+        silent = _clock(path.parent) - path.stat().st_mtime
+    except FileNotFoundError:
+        return False
+    return silent > EXPIRY
+
+
+def _clock(folder: Path) -> float:
+    """The file server's own time, so that hosts need not agree on theirs."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock") as file:
+        return os.fstat(file.fileno()).st_mtime
+
+
+def _birth(pid: int) -> str | None:
+    """When a process of this machine started, in the kernel's ticks; tells it from a later one of the same number."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        if Path("/proc").is_dir():
+            return None
+        return _birth_without_proc(pid)
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _birth_without_proc(pid: int) -> str | None:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        return "running"
+    return "running"
+
+
+def _encode(record: dict[str, Any]) -> bytes:
+    return json.dumps(record).encode().ljust(_WIDTH)

@@ -1,0 +1,1 @@
+"""Where jobs run; every engine is a function from jobs to outcomes."""

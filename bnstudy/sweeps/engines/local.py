@@ -1,0 +1,77 @@
+"""Jobs on this machine: a pool of processes, one thread each unless told otherwise."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import Future as ConcurrentFuture
+
+from pebble import ProcessExpired, ProcessPool
+
+from bnstudy.sweeps.job import Outcome, run_job
+from bnstudy.sweeps.plan import Job
+from bnstudy.sweeps.store import Record
+from bnstudy.training.config import EngineConfig
+
+ATTEMPTS = 2
+"""How often a job is started whose process died under it."""
+
+
+def workers(config: EngineConfig) -> int:
+    """Processes at a time: as told, else as many as fill the cores."""
+    return config.workers or max(1, len(os.sched_getaffinity(0)) // config.threads)
+
+
+def run_local(jobs: Sequence[Job], root: str, source: Record, config: EngineConfig) -> Iterator[Outcome]:
+    """Run jobs in worker processes, in their order, and yield each outcome as it comes.
+
+    A process that dies is not the job's own fault: the job starts once more, then is reported as "lost". Closing the
+    iterator stops all workers.
+
+    Args:
+        jobs: what to run.
+        root: the store's folder.
+        source: state of the code, for the records.
+        config: workers and threads.
+
+    Source: bnstudy issue 3, part 2.
+    """
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPool(
+        max_workers=min(workers(config), max(1, len(jobs))),
+        context=context,
+        initializer=_prepare,
+        initargs=(config.threads,),
+    )
+    try:
+        running: dict[ConcurrentFuture[Outcome], tuple[Job, int]] = {}
+        for job in jobs:
+            running[pool.schedule(run_job, args=(job, root, source))] = (job, 1)
+        while running:
+            finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+            for future in finished:
+                job, attempt = running.pop(future)
+                try:
+                    yield future.result()
+                except ProcessExpired as death:
+                    if attempt < ATTEMPTS:
+                        again = pool.schedule(run_job, args=(job, root, source, attempt + 1))
+                        running[again] = (job, attempt + 1)
+                    else:
+                        message = f"its process died {ATTEMPTS} times (exit code {death.exitcode})"
+                        yield Outcome(job.id, "lost", message)
+        pool.close()
+        pool.join()
+    finally:
+        pool.stop()
+        pool.join(timeout=5)
+
+
+def _prepare(threads: int) -> None:
+    """Set up a worker: before torch is imported, so that its thread pools come out right."""
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = str(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle

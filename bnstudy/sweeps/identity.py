@@ -1,0 +1,64 @@
+"""What makes a job the job it is: a hash of the declared fields that change its numbers, and of nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from bnstudy.training.config import Config
+
+NUMERICS = 1
+"""Raised whenever the same configuration begins to give other numbers, so that old jobs are not taken for new ones."""
+
+_NOT_NUMBERS = ("name", "seeds", "engine", "tracking", "output_dir", "results_dir", "retry_failed", "replicas", "study")
+_SYNTHETIC = {"gaussian": ("samples", "dimension", "noise"), "friedman1": ("samples", "noise")}
+_UNUSED_BY = {"sgd": ("betas", "eps"), "adamw": ("momentum", "nesterov")}
+
+
+def training_fields(config: Config) -> dict[str, Any]:
+    """The fields of a configuration that change a training's numbers, by dotted key.
+
+    The accumulated variance is not among them (it never touches training, and both are kept), nor the grouping of seeds, nor
+    fields that the chosen data set, model or optimizer does not read.
+
+    Args:
+        config: with `device` resolved to "cpu" or "cuda".
+    """
+    fields = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NOT_NUMBERS}
+    flat: dict[str, Any] = {"numerics": NUMERICS}
+    for key, value in fields.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": inner_value for inner, inner_value in value.items()}
+        else:
+            flat[key] = value
+    unused = {"dataset.root", "dataset.download", "variance.name", "variance.accumulate"}
+    wanted = _SYNTHETIC.get(config.dataset.name, ())
+    unused |= {f"dataset.{field}" for field in ("samples", "dimension", "noise") if field not in wanted}
+    unused |= {f"optimizer.{field}" for field in _UNUSED_BY[config.optimizer.name]}
+    if config.optimizer.scaling == "none":
+        unused.add("optimizer.reference_batch_size")
+    if config.model.architecture == "torchvision":
+        unused |= {"model.depth", "model.width"}
+    if config.model.norm != "batch":
+        unused |= {"variance.normalize", "norm_batch_size", "momentum"}
+    if config.steps is not None:
+        unused.add("epochs")
+    return {key: value for key, value in sorted(flat.items()) if key not in unused}
+
+
+def training_id(config: Config) -> str:
+    """Twelve hex digits that name a training, whatever its seeds."""
+    text = json.dumps(training_fields(config), sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def job_id(training: str, seeds: Sequence[int]) -> str:
+    """Name of a job: the training's, and its seeds, as a range where they are one."""
+    seeds = sorted(seeds)
+    if list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{training}-s{seeds[0]}-{seeds[-1]}"
+    digest = hashlib.sha256(json.dumps(list(seeds)).encode()).hexdigest()[:8]
+    return f"{training}-s{seeds[0]}-{seeds[-1]}-{digest}"

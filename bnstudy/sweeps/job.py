@@ -1,0 +1,123 @@
+"""One job from claim to record, in whatever process an engine gives it."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import time
+import traceback
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import pandas as pd
+
+from bnstudy.errors import UserError
+from bnstudy.sweeps.claims import acquire
+from bnstudy.sweeps.identity import training_fields
+from bnstudy.sweeps.plan import Job
+from bnstudy.sweeps.provenance import machine, versions
+from bnstudy.sweeps.store import Record, Store
+from bnstudy.training.config import DatasetConfig
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    Args:
+        job: its name.
+        status: "done", "failed" (recorded with its traceback), "elsewhere" (somebody alive has it) or "unsaved" (it ran, but
+            the store could not take it).
+        message: one line on what went wrong.
+        seconds: wall time.
+    """
+
+    job: str
+    status: str
+    message: str = ""
+    seconds: float = 0.0
+
+
+def run_job(job: Job, root: str, source: Record, attempt: int = 1) -> Outcome:
+    """Train and measure a job and put it in the store, unless it is there or somebody has claimed it.
+
+    Args:
+        job: what to do; its configuration names device and threads.
+        root: the store's folder.
+        source: state of the code, for the record.
+        attempt: which try this is.
+
+    Returns:
+        The outcome; the job's own exceptions are recorded, not raised.
+
+    Source: bnstudy issues 2 and 3.
+    """
+    store = Store(root)
+    started = time.time()
+    progress = {"step": 0, "steps": job.steps}
+    claim = acquire(store.claims, job.id, lambda: dict(progress))
+    if claim is None:
+        return Outcome(job.id, "elsewhere")
+    with claim:
+        record = store.record(job.id)
+        if record is not None and record.get("status") == "done":
+            return Outcome(job.id, "done")  # finished between planning and claiming
+        common = {
+            "training": job.training,
+            "seeds": list(job.seeds),
+            "fields": training_fields(job.config),
+            "config": dataclasses.asdict(job.config),
+            "started": started,
+            "attempt": attempt,
+            "source": source,
+            "versions": versions(),
+            "machine": machine(),
+        }
+        try:
+            tables, result = _measure(job, progress)
+            status, message = "done", ""
+        except Exception as error:
+            tables, status, message = {}, "failed", _one_line(error)
+            result = {"message": message, "traceback": traceback.format_exc()}
+        ended = time.time()
+        try:
+            store.save(job.id, tables, common | {"status": status, "ended": ended, "seconds": ended - started} | result)
+        except OSError as error:
+            hint = "free some space" if error.errno == errno.ENOSPC else "make it writable"
+            return Outcome(
+                job.id, "unsaved", f"output_dir: {root!r} cannot be written ({error.strerror}); {hint} and run again"
+            )
+    return Outcome(job.id, status, message, ended - started)
+
+
+def _measure(job: Job, progress: Record) -> tuple[dict[str, pd.DataFrame], Record]:
+    import torch
+
+    from bnstudy.training.measurement import measure_block
+
+    torch.set_num_threads(job.config.engine.threads)
+    torch.backends.cudnn.deterministic = True  # the same command gives the same numbers
+    dataset = _dataset(dataclasses.astuple(job.config.dataset), job.config.device)
+
+    def advance(step: int) -> None:
+        progress["step"] = step
+
+    measured = measure_block(job.config, dataset, job.seeds, advance)
+    tables = {name: pd.DataFrame(rows) for name, rows in (("metrics", measured.metrics), ("distances", measured.distances))}
+    for table in tables.values():
+        table.insert(0, "job", job.id)
+    steps = {str(seed): step for seed, step in measured.diverged.items()}
+    return tables, {"diverged": steps, "steps": job.steps, "threads": torch.get_num_threads()}
+
+
+@lru_cache(maxsize=4)
+def _dataset(fields: tuple[Any, ...], device: str) -> Any:
+    from bnstudy.training.data import load_dataset
+
+    return load_dataset(DatasetConfig(*fields), device)
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return (text[0] if isinstance(error, UserError) else f"{type(error).__name__}: {text[0] if text else ''}").strip()

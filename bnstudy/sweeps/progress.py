@@ -1,0 +1,100 @@
+"""What a running study shows: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from bnstudy.sweeps.claims import living
+from bnstudy.sweeps.job import Outcome
+from bnstudy.sweeps.plan import Job, Plan
+from bnstudy.sweeps.store import Store
+
+
+class Display:
+    """Progress of a study on standard error; a context manager.
+
+    Running jobs are read from their claims, so jobs of other processes, hosts and engines show as well.
+
+    Args:
+        store: where claims are.
+        plan: the study's plan.
+        todo: the jobs that are to run now.
+        workers: how many run at a time.
+    """
+
+    def __init__(self, store: Store, plan: Plan, todo: Sequence[Job], workers: int) -> None:
+        self.store, self.todo = store, {job.id: job for job in todo}
+        self.console = Console(stderr=True)
+        self.plain = not self.console.is_terminal
+        self.counts = {"done": 0, "failed": 0}
+        self.begun = time.monotonic()
+        done = len(plan.done)
+        self.console.print(
+            f"{len(plan.cells)} cells, {len(plan.jobs)} jobs: {done} done, {len(plan.failed)} failed before, "
+            f"{len(todo)} to run on {workers} worker{'s' if workers > 1 else ''}",
+            highlight=False,
+        )
+        for name in plan.foreign:
+            self.console.print(f"{name}: written by another version of bnstudy; it is trained again", highlight=False)
+        self.total_steps = sum(job.steps * len(job.seeds) for job in todo)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=self.plain,
+            transient=True,
+        )
+        self.bars: dict[str, TaskID] = {}
+        self.overall = self.progress.add_task("all jobs", total=len(todo))
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Display:
+        self.progress.start()
+        if self.todo and not self.plain:
+            self.thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop.set()
+        if self.thread.is_alive():
+            self.thread.join()
+        self.progress.stop()
+
+    def finished(self, outcome: Outcome) -> None:
+        """Count a job that ended."""
+        good = outcome.status in ("done", "elsewhere")
+        self.counts["done" if good else "failed"] += 1
+        self.progress.advance(self.overall)
+        ended = sum(self.counts.values())
+        if not good:
+            self.console.print(f"{outcome.job}: {outcome.status}: {outcome.message}", highlight=False, markup=False)
+        if self.plain and (ended == len(self.todo) or ended % max(1, len(self.todo) // 20) == 0):
+            seconds = time.monotonic() - self.begun
+            left = seconds / ended * (len(self.todo) - ended)
+            line = f"{ended}/{len(self.todo)} jobs, {seconds:.0f} s, about {left:.0f} s left"
+            self.console.print(line, highlight=False)
+
+    def _watch(self) -> None:
+        while not self.stop.wait(0.5):
+            claims = {job: record for job, record in living(self.store.claims).items() if job in self.todo}
+            for job in set(self.bars) - set(claims):
+                self.progress.remove_task(self.bars.pop(job))
+            for job, record in claims.items():
+                if job not in self.bars:
+                    self.bars[job] = self.progress.add_task(self._label(job), total=int(record.get("steps", 0)))
+                self.progress.update(self.bars[job], completed=int(record.get("step", 0)))
+
+    def _label(self, name: str) -> str:
+        job = self.todo[name]
+        side = job.config.variance.normalize
+        return f"{job.config.model.name} m={job.config.batch_size} {side} seeds {job.seeds[0]}–{job.seeds[-1]}"

@@ -1,0 +1,199 @@
+"""A study from cells to a filled store: check, plan, run what is missing, say how it went."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import NoReturn
+
+from bnstudy.errors import UserError
+from bnstudy.sweeps.engines.local import run_local, workers
+from bnstudy.sweeps.identity import training_id
+from bnstudy.sweeps.job import Outcome
+from bnstudy.sweeps.plan import Job, Plan, cell_fields, make_plan
+from bnstudy.sweeps.progress import Display
+from bnstudy.sweeps.provenance import source_state
+from bnstudy.sweeps.store import Store
+from bnstudy.training.checks import check, check_values_per_channel
+from bnstudy.training.config import Config
+from bnstudy.training.files import require_files
+from bnstudy.training.grouping import block_size
+from bnstudy.training.shapes import DatasetShape
+
+
+@dataclass(frozen=True)
+class StudyOutcome:
+    """What became of a study.
+
+    Args:
+        plan: as it was before running.
+        outcomes: of the jobs that ran.
+        interrupted: whether somebody stopped it.
+    """
+
+    plan: Plan
+    outcomes: list[Outcome]
+    interrupted: bool
+
+    @property
+    def complete(self) -> bool:
+        """Whether every job is in the store as done."""
+        good = {outcome.job for outcome in self.outcomes if outcome.status == "done"}
+        return all(job.id in good or job.id in self.plan.done for job in self.plan.jobs)
+
+
+def plan_study(configs: Sequence[Config]) -> tuple[Plan, Store]:
+    """Check every cell and plan the study; nothing is written.
+
+    Args:
+        configs: the cells, as composed.
+
+    Returns:
+        The plan and the store it looked into.
+
+    Raises:
+        UserError: the first thing wrong with a cell.
+    """
+    device = _resolve_device(configs)
+    resolved = [dataclasses.replace(config, device=device) for config in configs]
+    for key in ("name", "output_dir", "results_dir"):
+        if len({getattr(config, key) for config in resolved}) > 1:
+            raise UserError(f"{key}: differs between the cells of one study; use one value")
+    size: dict[str, int] = {}
+    steps: dict[str, int] = {}
+    cost: dict[str, float] = {}
+    spatial: dict[tuple[object, ...], dict[str, int]] = {}
+    for config in resolved:
+        shape = check(config)
+        training = training_id(config)
+        if training in size:
+            continue
+        require_files(config.dataset)
+        network = (*dataclasses.astuple(config.model), shape.input_shape)
+        if network not in spatial:
+            spatial[network] = _spatial(config, shape)
+        check_values_per_channel(config, shape, spatial[network])
+        size[training] = block_size(config, shape)
+        steps[training] = _steps(config, shape)
+        # Only an order is needed here: the longest first. A step costs a call for each layer, and its samples' work.
+        layers = len(spatial[network]) + 1
+        work = sum(spatial[network].values()) * config.model.width * config.batch_size
+        cost[training] = steps[training] * (layers * 200_000 / size[training] + work)
+    store = Store(resolved[0].output_dir)
+    return make_plan(resolved, store, size, steps, cost), store
+
+
+def run_study(configs: Sequence[Config], command: str) -> StudyOutcome:
+    """Train what is missing and record the study.
+
+    Args:
+        configs: the cells, as composed.
+        command: the command line, for the record.
+
+    Returns:
+        The outcome. An interruption (Ctrl-C, SIGTERM) ends the workers and is told in it, not raised.
+
+    Raises:
+        UserError: as `plan_study`; and a store that cannot be written.
+
+    Source: bnstudy issues 2 and 3.
+    """
+    plan, store = plan_study(configs)
+    first = configs[0]
+    store.require_writable()
+    source = source_state()
+    store.save_study(
+        first.name,
+        {
+            "command": command,
+            "planned": time.time(),
+            "source": source,
+            "study_fields": dataclasses.asdict(first.study),
+            "cells": [{"training": cell.training, "jobs": cell.jobs, "fields": cell_fields(cell)} for cell in plan.cells],
+        },
+    )
+    todo = [*plan.missing, *([job for job in plan.jobs if job.id in plan.failed] if first.retry_failed else [])]
+    outcomes: list[Outcome] = []
+    interrupted = False
+    display = Display(store, plan, todo, workers(first.engine))
+    with _sigterm_interrupts(), display:
+        runner = run_local(todo, str(store.root), source, first.engine) if todo else iter(())
+        try:
+            with contextlib.closing(runner):  # type: ignore[type-var]
+                for outcome in runner:
+                    outcomes.append(outcome)
+                    display.finished(outcome)
+        except KeyboardInterrupt:
+            interrupted = True
+    return StudyOutcome(plan, outcomes, interrupted)
+
+
+def _resolve_device(configs: Sequence[Config]) -> str:
+    wanted = {config.device for config in configs}
+    if len(wanted) > 1:
+        raise UserError("device: differs between the cells of one study; use one value")
+    device = wanted.pop()
+    if device == "cpu":
+        return device
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: 'cuda' is not there; use cpu or auto")
+    return "cuda" if torch.cuda.is_available() and device in ("auto", "cuda") else "cpu" if device == "auto" else device
+
+
+def _spatial(config: Config, shape: DatasetShape) -> dict[str, int]:
+    from bnstudy.training.models import build_model, values_per_channel
+
+    return values_per_channel(build_model(config.model, shape.input_shape, shape.outputs, seed=0), shape.input_shape, 1)
+
+
+def _steps(config: Config, shape: DatasetShape) -> int:
+    if config.steps is not None:
+        return config.steps
+    whole, rest = divmod(shape.train_samples, config.batch_size)
+    return config.epochs * (whole + (1 if rest and not config.drop_last else 0))
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM end a study the way Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def describe_failures(outcome: StudyOutcome) -> list[str]:
+    """One line for every job that is not done, and what to do about them."""
+    lines = [
+        f"{item.job}: {item.status}: {item.message}" for item in outcome.outcomes if item.status not in ("done", "elsewhere")
+    ]
+    told = {item.job for item in outcome.outcomes}
+    for name, record in outcome.plan.failed.items():
+        if name not in told:
+            lines.append(f"{name}: failed earlier: {record.get('message', '')}")
+    if outcome.plan.failed and any(name not in told for name in outcome.plan.failed):
+        lines.append("retry_failed=true tries failed jobs again")
+    return lines
+
+
+def command_line() -> str:
+    """The command as typed, without the path of the program."""
+    import shlex
+
+    return shlex.join(["bnstudy", *sys.argv[1:]]) if sys.argv else "bnstudy"
+
+
+__all__ = ["Job", "StudyOutcome", "command_line", "describe_failures", "plan_study", "run_study"]

@@ -1,0 +1,127 @@
+"""What a configuration must satisfy before anything is trained; every refusal is one line with key, value and remedy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from bnstudy.batchnorm.conventions import Convention
+from bnstudy.errors import UserError
+from bnstudy.training.config import Config
+from bnstudy.training.shapes import DatasetShape, describe
+
+_CHOICES = {
+    "optimizer.name": ("sgd", "adamw"),
+    "optimizer.scaling": ("linear", "sqrt", "none"),
+    "schedule.name": ("constant", "cosine"),
+    "device": ("auto", "cpu", "cuda"),
+    "precision": ("float32", "bfloat16", "float64"),
+    "engine.name": ("local",),
+    "tracking": ("disabled",),
+}
+_POSITIVE = ("batch_size", "epochs", "eps", "optimizer.lr", "optimizer.reference_batch_size", "engine.threads")
+
+
+def lookup(config: Any, key: str) -> Any:
+    """The value at a dotted key of nested dataclasses."""
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def seed_list(seeds: Any) -> list[int]:
+    """The seeds that `seeds` stands for: a number R gives 0…R-1, a list gives itself.
+
+    Raises:
+        UserError: not a positive number or a list of different numbers ≥ 0.
+    """
+    if isinstance(seeds, int) and not isinstance(seeds, bool) and seeds >= 1:
+        return list(range(seeds))
+    if isinstance(seeds, Sequence) and not isinstance(seeds, str) and len(seeds) > 0:
+        plain = all(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32 for seed in seeds)
+        if plain and len(set(seeds)) == len(seeds):
+            return list(seeds)
+    raise UserError(f"seeds: {seeds!r} names no seeds; use a number R ≥ 1 for 0…R-1, or a list of different numbers ≥ 0")
+
+
+def check(config: Config) -> DatasetShape:
+    """Refuse a configuration that cannot be trained; nothing is loaded or written.
+
+    Returns:
+        The data set's shape.
+
+    Raises:
+        UserError: one line with the key, its value and what would be accepted.
+
+    Source: bnstudy issue 2.
+    """
+    for key, choices in _CHOICES.items():
+        if (value := lookup(config, key)) not in choices:
+            raise UserError(f"{key}: {value!r} is unknown; use {' or '.join(map(repr, choices))}")
+    for key in _POSITIVE:
+        value = lookup(config, key)
+        if not (value > 0 and math.isfinite(value)):
+            raise UserError(f"{key}: {value} is not positive; use a number above 0")
+    for key in ("norm_batch_size", "steps", "engine.workers"):
+        value = lookup(config, key)
+        if value is not None and value < 1:
+            raise UserError(f"{key}: {value} is below 1; use 1 or more, or null")
+    if config.momentum is not None and not 0 < config.momentum <= 1:
+        raise UserError(f"momentum: {config.momentum} is no weight of the new batch; use 0 < momentum ≤ 1, or null")
+    for key in ("optimizer.momentum", "schedule.warmup"):
+        if not 0 <= (value := lookup(config, key)) < 1:
+            raise UserError(f"{key}: {value} is out of range; use 0 ≤ {key.split('.')[1]} < 1")
+    if not 0 <= config.optimizer.weight_decay < math.inf:
+        raise UserError(f"optimizer.weight_decay: {config.optimizer.weight_decay} is negative; use 0 or more")
+    if config.replicas != "auto" and not (isinstance(config.replicas, int) and config.replicas >= 1):
+        raise UserError(f"replicas: {config.replicas!r} is no number of replicas; use 'auto' or 1 or more")
+    seed_list(config.seeds)
+    try:
+        Convention(config.variance.normalize, config.variance.accumulate)
+    except ValueError as error:
+        raise UserError(str(error).replace("convention", "variance", 1)) from error
+    shape = describe(config.dataset)
+    if config.batch_size > shape.train_samples:
+        raise UserError(
+            f"batch_size: {config.batch_size} is more than the {shape.train_samples} training samples of "
+            f"{config.dataset.name!r}; use {shape.train_samples} or less"
+        )
+    return shape
+
+
+def check_values_per_channel(config: Config, shape: DatasetShape, spatial: dict[str, int]) -> None:
+    """Refuse a batch, a ghost batch or a last partial batch that leaves a layer one value per channel.
+
+    Args:
+        config: what is to be trained.
+        shape: its data set's shape.
+        spatial: for every BatchNorm layer the values per channel of one sample (H·W; 1 for features).
+
+    Raises:
+        UserError: with the sizes that would do.
+
+    Source: bnstudy issue 2.
+    """
+    ones = [layer for layer, values in spatial.items() if values == 1]
+    if not ones:
+        return
+    where = f"one value per channel in layer '{ones[0]}' of model {config.model.name!r}"
+    if config.batch_size == 1:
+        raise UserError(f"batch_size: 1 gives BatchNorm {where}; use 2 or more, or a model with spatial layers")
+    if config.norm_batch_size == 1:
+        raise UserError(f"norm_batch_size: 1 gives BatchNorm {where}; use 2 or more, or null")
+    last = 0 if config.drop_last else shape.train_samples % config.batch_size
+    group = config.norm_batch_size or config.batch_size
+    for key, samples in (("batch_size", config.batch_size), ("drop_last", last)):
+        if samples % group == 1 and samples > 0:
+            fitting = [size for size in range(2, config.batch_size + 1) if shape.train_samples % size != 1]
+            if key == "drop_last" and config.norm_batch_size is None:
+                raise UserError(
+                    f"drop_last: false leaves a last batch of 1 of {shape.train_samples} samples at batch_size "
+                    f"{config.batch_size}, {where}; use drop_last=true or a batch_size such as {fitting[-1]}"
+                )
+            raise UserError(
+                f"norm_batch_size: {group} leaves a group of 1 of {samples} samples, {where}; "
+                f"use a norm_batch_size that divides batch_size {config.batch_size}"
+            )

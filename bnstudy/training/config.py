@@ -1,0 +1,198 @@
+"""The configuration of one training, as Hydra composes it: every top-level key, its type and its default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class DatasetConfig:
+    """Which data, how much of it, and from where.
+
+    Args:
+        name: digits, fashion_mnist, mnist, kmnist, cifar10, cifar100, svhn, gaussian, diabetes or friedman1.
+        root: folder that holds the files of a torchvision data set.
+        download: let torchvision fetch missing files.
+        train_size: training samples to use; None for all of the split.
+        test_size: test samples to use; None for all of the split.
+        split_seed: seed of the fixed split and of the synthetic sets; it is not the seed of a run.
+        augment: "none" or "crop_flip" (pad by an eighth of the side, at most 4; random crop, flip), training batches only.
+        samples: size of a synthetic set before it is split.
+        dimension: number of features of `gaussian`.
+        noise: standard deviation of the noise on the target of `friedman1` and on the logits of `gaussian`.
+    """
+
+    name: str = "digits"
+    root: str = "data"
+    download: bool = False
+    train_size: int | None = None
+    test_size: int | None = None
+    split_seed: int = 0
+    augment: str = "none"
+    samples: int = 5120
+    dimension: int = 64
+    noise: float = 1.0
+
+
+@dataclass
+class ModelConfig:
+    """Which network.
+
+    Args:
+        name: label in tables: mlp, resnet8, resnet18, …
+        architecture: "mlp", "resnet" (CIFAR-style, 6n+2 layers) or "torchvision" (then `name` is torchvision's).
+        depth: hidden layers of an MLP; layers of a CIFAR-style ResNet (6n+2).
+        width: units of an MLP's hidden layers; channels of the first stage of a ResNet.
+        norm: "batch", or a baseline in its place: "group", "layer", "none".
+    """
+
+    name: str = "mlp"
+    architecture: str = "mlp"
+    depth: int = 2
+    width: int = 128
+    norm: str = "batch"
+
+
+@dataclass
+class VarianceConfig:
+    """Which variance convention; see `bnstudy.batchnorm.conventions`.
+
+    Args:
+        name: the convention's name in tables.
+        normalize: "biased" or "unbiased", the variance that normalises a training batch.
+        accumulate: "biased" or "unbiased", the variance stored for inference.
+    """
+
+    name: str = "paper"
+    normalize: str = "biased"
+    accumulate: str = "unbiased"
+
+
+@dataclass
+class OptimizerConfig:
+    """Which optimizer, and how its learning rate follows the batch size.
+
+    Args:
+        name: "sgd" or "adamw" (torch.optim, fused).
+        lr: learning rate at `reference_batch_size`.
+        scaling: lr is multiplied by (batch_size / reference_batch_size) to the power 1 ("linear"), ½ ("sqrt") or 0 ("none").
+        reference_batch_size: see `scaling`.
+        momentum: of SGD.
+        nesterov: of SGD.
+        betas: of AdamW.
+        eps: of AdamW.
+        weight_decay: decoupled for AdamW, an L2 term for SGD.
+        decay_norm: whether weight decay acts on γ, β and biases too.
+    """
+
+    name: str = "sgd"
+    lr: float = 0.05
+    scaling: str = "linear"
+    reference_batch_size: int = 32
+    momentum: float = 0.9
+    nesterov: bool = False
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    decay_norm: bool = False
+
+
+@dataclass
+class ScheduleConfig:
+    """How the learning rate moves over the training, step by step.
+
+    Args:
+        name: "constant", or "cosine" (down to 0 at the last step).
+        warmup: share of the steps over which the rate first rises linearly from 0; 0 ≤ warmup < 1.
+    """
+
+    name: str = "constant"
+    warmup: float = 0.0
+
+
+@dataclass
+class EngineConfig:
+    """Where jobs run.
+
+    Args:
+        name: "local".
+        workers: processes at a time; None for one a core.
+        threads: threads of each worker.
+    """
+
+    name: str = "local"
+    workers: int | None = None
+    threads: int = 1
+
+
+@dataclass
+class StudyConfig:
+    """What a study asks, declared before it runs; none of it changes a training's numbers.
+
+    Args:
+        question: what is to be found out.
+        hypothesis: what is expected, and why.
+        metric, split: the primary metric, and the split it is measured on.
+        margin: the largest difference in the metric's own units that counts as none; None for no equivalence tests.
+        alpha: error rate of every family of tests.
+        family: which cells make up the family that is adjusted together (a pandas query); empty for all of them.
+    """
+
+    question: str = ""
+    hypothesis: str = ""
+    metric: str = "accuracy"
+    split: str = "test"
+    margin: float | None = None
+    alpha: float = 0.05
+    family: str = ""
+
+
+@dataclass
+class Config:
+    """One cell of a study: one training under one convention, for some seeds.
+
+    Args:
+        name: names results/NAME.
+        study: what is asked; see `StudyConfig`.
+        dataset, model, variance, optimizer, schedule, engine: the groups above.
+        batch_size: samples a step.
+        norm_batch_size: samples that share normalisation statistics; None for the whole batch.
+        momentum: α of the running averages; None for the cumulative average.
+        eps: ε of the BatchNorm layers.
+        seeds: a number R for 0…R-1, or a list.
+        epochs: passes over the training split.
+        steps: optimizer steps; ends the training within or beyond `epochs` where given.
+        drop_last: leave out a last partial batch.
+        device: "auto" (cuda where there is one), "cpu" or "cuda".
+        precision: "float32", "bfloat16" (autocast) or "float64".
+        replicas: how many seeds train as one module; "auto" for the fixed rule.
+        tracking: "disabled".
+        output_dir: raw runs.
+        results_dir: tables and reports.
+        retry_failed: train again what failed before.
+    """
+
+    name: str = "run"
+    study: StudyConfig = field(default_factory=StudyConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    variance: VarianceConfig = field(default_factory=VarianceConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    batch_size: int = 32
+    norm_batch_size: int | None = None
+    momentum: float | None = 0.1
+    eps: float = 1e-5
+    seeds: Any = 8
+    epochs: int = 10
+    steps: int | None = None
+    drop_last: bool = True
+    device: str = "auto"
+    precision: str = "float32"
+    replicas: Any = "auto"
+    tracking: str = "disabled"
+    output_dir: str = "outputs"
+    results_dir: str = "results"
+    retry_failed: bool = False

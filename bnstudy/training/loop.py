@@ -1,0 +1,161 @@
+"""Train a block of seeds as one module, an epoch at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bnstudy.batchnorm.conventions import Convention
+from bnstudy.batchnorm.mode import batchnorm_layers
+from bnstudy.training.augment import crop_flip
+from bnstudy.training.batches import batch_sizes, chunks, draw_order, gather
+from bnstudy.training.config import Config
+from bnstudy.training.data import Dataset
+from bnstudy.training.metrics import measure
+from bnstudy.training.models import build_model
+from bnstudy.training.optimization import build_optimizer, learning_rates
+from bnstudy.training.replicas import replicate
+from bnstudy.training.seeds import generator
+
+Progress = Callable[[int], None]
+"""Called with the number of steps done so far."""
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What an epoch's training batches said as they went by.
+
+    Args:
+        metrics: for each metric one number a replica; averaged over the samples of the epoch.
+        samples: how many those were.
+    """
+
+    metrics: dict[str, list[float]]
+    samples: int
+
+
+def total_steps(config: Config, train_samples: int) -> int:
+    """Optimizer steps of a training: `steps` where given, else `epochs` passes over the split."""
+    if config.steps is not None:
+        return config.steps
+    return config.epochs * len(batch_sizes(train_samples, config.batch_size, config.drop_last))
+
+
+class Training:
+    """One training of some seeds side by side, under the normalising variance of `config.variance`.
+
+    All moving averages are kept, so the frozen weights can afterwards be evaluated under either accumulated variance: two
+    trainings cover all four conventions. A seed fixes initial weights, data order and augmentation through separate
+    generators.
+
+    Args:
+        config: a checked configuration.
+        dataset: its data, on the device to train on.
+        seeds: the seeds of this block.
+
+    Attributes:
+        model: the stacked replicas.
+        epoch, step: how far the training has come.
+        diverged: for each replica the first step (from 1) whose loss was not finite, or None.
+
+    Source: bnstudy issue 2, parts 6 and 7.
+    """
+
+    def __init__(self, config: Config, dataset: Dataset, seeds: Sequence[int]) -> None:
+        self.config, self.dataset, self.seeds = config, dataset, list(seeds)
+        self.device = dataset.train.inputs.device
+        convention = Convention(config.variance.normalize, config.variance.accumulate)
+        models = [
+            build_model(
+                config.model,
+                dataset.input_shape,
+                dataset.outputs,
+                seed=seed,
+                convention=convention,
+                eps=config.eps,
+                momentum=config.momentum,
+                norm_batch_size=config.norm_batch_size,
+            )
+            for seed in self.seeds
+        ]
+        self.dtype = torch.float64 if config.precision == "float64" else torch.float32
+        self.model = replicate(models).to(self.device, self.dtype)
+        for layer in batchnorm_layers(self.model).values():
+            layer.track_all_statistics()
+        self.inputs = dataset.train.inputs.to(self.dtype)
+        self.optimizer = build_optimizer(config.optimizer, self.model)
+        self.order_generators = [generator(seed, "order") for seed in self.seeds]
+        self.augmentation_generators = [generator(seed, "augmentation") for seed in self.seeds]
+        self.steps = total_steps(config, len(dataset.train))
+        self.rates = learning_rates(config.optimizer, config.schedule, config.batch_size, self.steps)
+        self.epoch = self.step = 0
+        self.diverged: list[int | None] = [None] * len(self.seeds)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every step has been made."""
+        return self.step >= self.steps
+
+    def run_epoch(self, progress: Progress = lambda step: None) -> EpochRecord:
+        """Train over the split once, or as far as `steps` allows, and say what the batches gave as they went by."""
+        replicas, size = len(self.seeds), self.config.batch_size
+        sizes = batch_sizes(len(self.inputs), size, self.config.drop_last)[: self.steps - self.step]
+        order = draw_order(len(self.inputs), self.order_generators, self.device)[: sum(sizes)]
+        first = self.step
+        outputs: list[Tensor] = []
+        self.model.train()
+        for index in chunks(order, size):
+            inputs = self._augmented(gather(self.inputs, index))
+            targets = self.dataset.train.targets.index_select(0, index.flatten())
+            for x, target in zip(inputs.split(size), targets.split(size * replicas), strict=True):
+                outputs.append(self._step(x, target))
+                progress(self.step)
+        record = torch.cat(outputs).unflatten(1, (replicas, -1))
+        targets = self.dataset.train.targets[order]
+        self._note_divergence(record, targets, sizes, first)
+        self.epoch += 1
+        return EpochRecord(measure(self.dataset.task, record, targets), sum(sizes))
+
+    def _step(self, x: Tensor, target: Tensor) -> Tensor:
+        """One optimizer step; x (N, R·C, *spatial), target of N·R samples. Returns the outputs, (N, R·K)."""
+        rate = self.rates[self.step]
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            outputs: Tensor = self.model(x)
+        # Each replica's loss is a mean over its N samples; their sum leaves the replicas' gradients independent.
+        each = outputs.reshape(len(target), -1).to(self.dtype)
+        if self.dataset.task == "classification":
+            loss = F.cross_entropy(each, target, reduction="sum") / len(x)
+        else:
+            loss = F.mse_loss(each, target.to(self.dtype), reduction="sum") / (len(x) * target.size(1))
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        return outputs.detach()
+
+    def _augmented(self, inputs: Tensor) -> Tensor:
+        if self.config.dataset.augment == "none":
+            return inputs
+        by_replica = inputs.unflatten(1, (len(self.seeds), -1)).unbind(1)
+        pairs = zip(by_replica, self.augmentation_generators, strict=True)
+        return torch.cat([crop_flip(images, random) for images, random in pairs], 1)
+
+    def _note_divergence(self, outputs: Tensor, targets: Tensor, sizes: list[int], first: int) -> None:
+        """Find each replica's first step with a non-finite loss; looked for once an epoch, so that steps need not wait."""
+        if self.dataset.task == "classification":
+            losses = F.cross_entropy(outputs.transpose(1, 2).float(), targets, reduction="none")  # (n, R)
+        else:
+            losses = (outputs - targets).square().sum(2)
+        if math.isfinite(float(losses.sum())):
+            return
+        broken = torch.stack([~part.isfinite().all(0) for part in losses.split(sizes)])  # (steps, R)
+        for replica, steps in enumerate(broken.T):
+            if self.diverged[replica] is None and bool(steps.any()):
+                self.diverged[replica] = first + int(steps.int().argmax()) + 1

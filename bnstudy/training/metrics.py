@@ -1,0 +1,79 @@
+"""How good predictions are, and how far two predictions of the same samples lie apart; one number a replica."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_calibration_error
+from torchmetrics.functional.regression import r2_score
+
+CALIBRATION_BINS = 15
+METRICS = {"classification": ("accuracy", "loss", "ece"), "regression": ("r2", "mse")}
+
+
+def measure(task: str, outputs: Tensor, targets: Tensor) -> dict[str, list[float]]:
+    """Metrics of every replica.
+
+    accuracy, 0 to 1; loss, mean cross-entropy in nats; ece, calibration error over 15 bins of equal width, L1, 0 to 1;
+    r2, share of variance explained; mse, in squared units of the (standardised) target. A replica with a non-finite output
+    has NaN in every metric.
+
+    Args:
+        task: "classification" or "regression".
+        outputs: logits or predictions, (n, replicas, K).
+        targets: (n, replicas) class numbers, or (n, replicas, K) values.
+
+    Returns:
+        For each metric of the task one number a replica.
+
+    Source: Naeini et al. 2015 for ece, through torchmetrics; bnstudy issue 2.
+    """
+    finite = outputs.isfinite().all(2).all(0)
+    rows = [
+        _measure_one(task, outputs[:, replica].float(), targets[:, replica]) if ok else {}
+        for replica, ok in enumerate(finite.tolist())
+    ]
+    return {metric: [row.get(metric, float("nan")) for row in rows] for metric in METRICS[task]}
+
+
+def _measure_one(task: str, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    if task == "regression":
+        mse = F.mse_loss(outputs.double(), targets.double())
+        return {"r2": float(r2_score(outputs.double().squeeze(1), targets.double().squeeze(1))), "mse": float(mse)}
+    classes = outputs.size(1)
+    probabilities = outputs.softmax(1)
+    ece = multiclass_calibration_error(probabilities, targets, classes, CALIBRATION_BINS, "l1", validate_args=False)
+    return {
+        "accuracy": float((outputs.argmax(1) == targets).double().mean()),
+        "loss": float(F.cross_entropy(outputs.double(), targets)),
+        "ece": float(ece),
+    }
+
+
+def distances(task: str, outputs: Tensor, reference: Tensor) -> dict[str, list[float]]:
+    """How far predictions under one statistic lie from those under another, on the same weights and samples.
+
+        flip_rate      share of samples whose predicted class differs
+        rms_distance   √ mean (z - z_ref)² over samples and outputs, in logits or target units
+        kl             mean KL(reference ‖ prediction), nats
+
+    Args:
+        task: "classification", or "regression" (rms_distance only).
+        outputs, reference: (n, replicas, K), the same samples in the same order.
+
+    Returns:
+        For each measure one number a replica; NaN where a replica's outputs are not finite.
+
+    Source: bnstudy issue 2, part 8.
+    """
+    outputs, reference = outputs.double(), reference.double()
+    result = {"rms_distance": (outputs - reference).square().mean((0, 2)).sqrt()}
+    if task == "classification":
+        finite = (outputs.isfinite() & reference.isfinite()).all(2).all(0)
+        flips = (outputs.argmax(2) != reference.argmax(2)).double().mean(0)
+        log_p, log_q = reference.log_softmax(2), outputs.log_softmax(2)
+        result["flip_rate"] = torch.where(finite, flips, torch.nan)
+        # Rounding can make a KL of nearly equal distributions a little negative.
+        result["kl"] = (log_p.exp() * (log_p - log_q)).sum(2).mean(0).clamp(min=0.0)
+    return {measure: values.tolist() for measure, values in result.items()}

@@ -1,0 +1,59 @@
+"""Optimizers and learning rates, as the configuration states them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from bnstudy.training.config import OptimizerConfig, ScheduleConfig
+
+_SCALING = {"linear": 1.0, "sqrt": 0.5, "none": 0.0}
+
+
+def learning_rates(optimizer: OptimizerConfig, schedule: ScheduleConfig, batch_size: int, steps: int) -> list[float]:
+    """The learning rate of every step.
+
+    lr · (batch_size / reference_batch_size)^p with p = 1, ½, 0 for scaling "linear", "sqrt", "none"; a linear warm-up over
+    the first share of the steps; then constant, or half a cosine down to 0 after the last step.
+
+    Args:
+        optimizer, schedule: the configuration.
+        batch_size: samples a step.
+        steps: how many steps there are.
+
+    Returns:
+        `steps` numbers.
+
+    Source: Goyal et al. 2017 (linear scaling, warm-up); Loshchilov & Hutter 2017 (cosine).
+    """
+    peak = optimizer.lr * (batch_size / optimizer.reference_batch_size) ** _SCALING[optimizer.scaling]
+    warm = round(schedule.warmup * steps)
+    rates = []
+    for step in range(steps):
+        if step < warm:
+            rates.append(peak * (step + 1) / warm)
+        elif schedule.name == "cosine":
+            rates.append(peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm))))
+        else:
+            rates.append(peak)
+    return rates
+
+
+def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Fused SGD or AdamW of torch.optim; γ, β and biases stand in a group without weight decay unless `decay_norm`."""
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
+    for module in model.modules():
+        is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm | nn.GroupNorm | nn.LayerNorm)
+        for name, parameter in module.named_parameters(recurse=False):
+            free = (is_norm or name == "bias") and config.weight_decay > 0 and not config.decay_norm
+            (spared if free else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}]
+    if spared:
+        groups.append({"params": spared, "weight_decay": 0.0})
+    if config.name == "adamw":
+        betas = (config.betas[0], config.betas[1])
+        return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=True)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
