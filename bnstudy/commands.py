@@ -29,21 +29,29 @@ def run(arguments: Sequence[str]) -> int:
         UserError: anything wrong with the configuration.
     """
     import hydra
+    from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
     from bnstudy.sweeps.composition import explain, refuse_repeated, typed
     from bnstudy.sweeps.study import command_line
+    from bnstudy.training.config import Config
 
     refuse_repeated(arguments)
+    ConfigStore.instance().store(name="schema", node=Config)
     codes: list[int] = []
+    mistakes: list[UserError] = []
     command = command_line()
 
     @hydra.main(config_path=str(config_folder()), config_name="config", version_base="1.3")
     def task(given: DictConfig | list[Any]) -> int:
-        configs = [typed(given)] if isinstance(given, DictConfig) else given
-        codes.append(_run_cells(configs, command))
+        try:
+            configs = [typed(given)] if isinstance(given, DictConfig) else given
+            codes.append(_run_cells(configs, command))
+        except UserError as error:  # raised through Hydra, it would be announced twice
+            mistakes.append(error)
+            return 2
         return codes[-1]
 
     before, flag = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
@@ -58,6 +66,8 @@ def run(arguments: Sequence[str]) -> int:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = flag
+    if mistakes:
+        raise mistakes[0]
     return codes[-1] if codes else 0
 
 

@@ -1,10 +1,17 @@
-"""Registers bnstudy's sweeper and launcher with Hydra; they live in `bnstudy.sweeps.sweeper`."""
+"""Registers bnstudy's sweeper and launcher with Hydra, which takes plugins from this namespace package only."""
 
 from hydra.core.config_store import ConfigStore
 
-from bnstudy.sweeps.sweeper import LauncherSettings, StudyLauncher, StudySweeper, SweeperSettings
+from bnstudy.sweeps import sweeper
 
-__all__ = ["StudyLauncher", "StudySweeper"]
 
-ConfigStore.instance().store(group="hydra/sweeper", name="bnstudy", node=SweeperSettings, provider="bnstudy")
-ConfigStore.instance().store(group="hydra/launcher", name="bnstudy", node=LauncherSettings, provider="bnstudy")
+class BnstudySweeper(sweeper.StudySweeper):
+    """See `bnstudy.sweeps.sweeper`."""
+
+
+class BnstudyLauncher(sweeper.StudyLauncher):
+    """See `bnstudy.sweeps.sweeper`."""
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="bnstudy", node=sweeper.SweeperSettings, provider="bnstudy")
+ConfigStore.instance().store(group="hydra/launcher", name="bnstudy", node=sweeper.LauncherSettings, provider="bnstudy")

@@ -83,8 +83,7 @@ def mean_interval(values: ArrayLike, confidence: float = 1 - ALPHA) -> Interval:
     n = finite.sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(finite, array, 0.0).sum(axis=0) / n
-        squares = np.where(finite, array - mean, 0.0) ** 2
-        error = np.sqrt(squares.sum(axis=0) / (n - 1) / n)
+        error = np.sqrt((np.where(finite, array - mean, 0.0) ** 2).sum(axis=0) / (n - 1) / n)
         half = stats.t.ppf((1 + confidence) / 2, np.where(n > 1, n - 1, np.nan)) * error
     return Interval(np.asarray(mean), np.asarray(mean - half), np.asarray(mean + half))
 

@@ -36,7 +36,7 @@ def split(input: Tensor, size: int | None) -> list[tuple[Tensor, int]]:
     samples = input.size(0)
     if size is None or size >= samples:
         return [(input, 1)]
-    groups, remainder = divmod(samples, size)
+    groups, remainder = samples // size, samples % size  # torch.compile knows no divmod of a dynamic size
     if remainder == 0:
         return [(input, groups)]
     return [(input[: samples - remainder], groups), (input[samples - remainder :], 1)]

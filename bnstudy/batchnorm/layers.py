@@ -145,7 +145,7 @@ class ConventionBatchNorm(MovingAverages):
                 return F.batch_norm(input, mean, var, self.weight, self.bias, False, 0.0, self.eps)
         if self.observer is not None or self.norm_batch_size is not None:
             return self._measured(input, alpha)
-        if alpha is None:
+        if alpha is None or mean is None or var is None:
             return self._native(input)
         alone = not self.tracks_all_statistics
         if alone and self.convention.accumulate == "unbiased":

@@ -102,7 +102,8 @@ def explain(error: BaseException) -> UserError:
     """A line or two for an error of Hydra or OmegaConf: which key, which value, what would be accepted."""
     text = str(error).strip()
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)/([^/']+)'", text)):
-        options = [line.strip() for line in text.partition("Available options")[2].splitlines()[1:] if line.strip()]
+        listed = text.partition("Available options")[2].partition("Config search path")[0].splitlines()[1:]
+        options = [line.strip() for line in listed if line.strip()]
         if options:
             return UserError(f"{found[1]}: {found[2]!r} is unknown; use {', '.join(options)}{_close(found[2], options)}")
         return UserError(f"{found[1]}: there is no such group; use a key of `bnstudy run --cfg job`")

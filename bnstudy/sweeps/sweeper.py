@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 class SweeperSettings:
     """Configuration of the sweeper: `params` are the axes of a study, overrides by key."""
 
-    _target_: str = "hydra_plugins.bnstudy_plugin.StudySweeper"
+    _target_: str = "hydra_plugins.bnstudy_plugin.BnstudySweeper"
     max_batch_size: int | None = None
     params: dict[str, str] | None = None
 
@@ -30,7 +30,7 @@ class SweeperSettings:
 class LauncherSettings:
     """Configuration of the launcher."""
 
-    _target_: str = "hydra_plugins.bnstudy_plugin.StudyLauncher"
+    _target_: str = "hydra_plugins.bnstudy_plugin.BnstudyLauncher"
 
 
 class StudySweeper(BasicSweeper):

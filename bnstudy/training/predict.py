@@ -63,7 +63,9 @@ def predict_by_batch(
     """
     order = _partition(inputs, batch_size, generators)
     with _many_batches_a_pass(model, min(batch_size, len(order))) as batches, evaluating(model, "batch"):
-        parts: list[Tensor] = [model(gather(inputs, index)) for index in _passes(order, min(batch_size, len(order)), batches)]
+        parts: list[Tensor] = [
+            model(gather(inputs, index)) for index in _passes(order, min(batch_size, len(order)), batches)
+        ]
     outputs = torch.cat(parts)
     return outputs.view(len(outputs), len(generators), -1), order
 

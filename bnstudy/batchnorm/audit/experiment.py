@@ -1,9 +1,9 @@
 """The experiment: which batches a black-box layer is fed, so that hypotheses differ by far more than rounding.
 
 Channel i has a standard deviation σ_i of its own, log-spaced so that σ² runs from 10⁻⁹ to 4: small ones show ε, large ones
-the variance. Every batch is standardised exactly before it is scaled, so that its mean and variance are chosen, not drawn, and
-a kernel that computes E[x²]-E[x]² loses nothing: |μ_B| stays below σ_i. m is 8 and 4, where Bessel's factor is 1.14 and 1.33;
-N is 4 and 2, so that a factor N/(N-1) cannot be taken for m/(m-1).
+the variance. Every batch is standardised exactly before it is scaled, so that its mean and variance are chosen, not drawn,
+and a kernel that computes E[x²]-E[x]² loses nothing: |μ_B| stays below σ_i. m is 8 and 4, where Bessel's factor is 1.14 and
+1.33; N is 4 and 2, so that a factor N/(N-1) cannot be taken for m/(m-1).
 """
 
 from __future__ import annotations
@@ -97,24 +97,31 @@ def _run(
 ) -> Run:
     layer = subject.build(shape[1], argument)
     start = layer.read()
-    probe = batch(shape, np.sqrt(1 + SCALES**2), generator)
-    inputs, outputs, evaluations, stored = [], [], [], [start]
+    inputs, outputs, probes, evaluations, stored = [], [], [], [], [start]
     for _ in range(batches):
         inputs.append(batch(shape, SCALES, generator))
         outputs.append(_plain(layer.train(inputs[-1])))
         stored.append(layer.read())
-        evaluations.append(_plain(layer.evaluate(probe)))
+        probes.append(_probe(shape, stored[-1], generator))
+        evaluations.append(_plain(layer.evaluate(probes[-1])))
     return Run(
         argument,
         np.stack(inputs),
         np.stack(outputs),
         np.stack([_plain(one.mean) for one in stored]),
         np.stack([_plain(one.variance) for one in stored]),
-        probe,
+        np.stack(probes),
         np.stack(evaluations),
         _plain(start.gain),
         _plain(start.shift),
     )
+
+
+def _probe(shape: tuple[int, ...], stored: Stored, generator: np.random.Generator) -> Array:
+    """An input for evaluation that is of the size of what is stored, so that the output is of order one."""
+    variance = np.nan_to_num(_plain(stored.variance), nan=1.0, posinf=1.0, neginf=1.0)
+    x = batch(shape, np.sqrt(np.abs(variance) + 1e-5), generator) + np.nan_to_num(_plain(stored.mean))[:, None, None]
+    return np.asarray(x, np.float32)
 
 
 def _written(subject: Subject, generator: np.random.Generator) -> Written | None:
@@ -126,7 +133,8 @@ def _written(subject: Subject, generator: np.random.Generator) -> Written | None
     except NotImplementedError:
         return None
     probe = batch(MAIN_SHAPE, np.sqrt(SCALES**2 + 1e-5), generator)
-    return Written(mean, variance, probe, _plain(layer.evaluate(probe)))
+    evaluation = _plain(layer.evaluate(probe))
+    return Written(mean, variance, probe, evaluation, _plain(layer.train(probe)))
 
 
 def _single(subject: Subject, generator: np.random.Generator) -> Single:
@@ -138,8 +146,8 @@ def _single(subject: Subject, generator: np.random.Generator) -> Single:
     except Exception as error:  # whatever a framework answers is what we want to know
         nothing = np.full(CHANNELS, np.nan)
         lines = str(error).strip().splitlines() or [""]
-        return Single(f"{type(error).__name__}: {lines[0]}", np.full(x.shape, np.nan), before, nothing)
-    return Single(None, output, before, after)
+        return Single(f"{type(error).__name__}: {lines[0]}", x, np.full(x.shape, np.nan), before, nothing)
+    return Single(None, x, output, before, after)
 
 
 def _plain(array: Array) -> Array:

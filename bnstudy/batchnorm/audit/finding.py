@@ -11,16 +11,19 @@ class Finding:
 
     Args:
         convention: "paper", "consistent_unbiased", "consistent_biased", "inverted", or "unknown".
-        oddities: why it is none of the four, or what a user of it should know; empty for most layers.
+        oddities: why it is none of the four; empty for one that is.
+        remarks: what else a user of it should know.
         normalize: "biased" or "unbiased" batch variance, or "moving average", "stored", "unknown".
         normalize_factor: measured k at m = 8, over the biased variance (8/7 is unbiased); NaN where there is none.
         accumulate: "biased", "unbiased", "nothing", or "unknown".
         accumulate_factor: likewise.
         buffer: what is stored: "variance", "standard deviation", "unknown"; with what is averaged where that differs.
         weight: weight of the new batch at the layer's default, once the average has settled; NaN if nothing accumulates.
-        schedule: "constant", "first batch replaces the start", "bias-corrected", "cumulative", "none" or "unknown".
+        schedule: "constant", "first batch replaces the start", "bias-corrected", "cumulative", "none",
+            "unknown".
         weights: weight of each of the five batches in the step that took it in.
-        momentum_means: "new batch" or "old value" (what the argument weighs), "no argument", or "unknown".
+        momentum_means: "new batch" or "old value" (what the argument weighs), "no argument", "no effect" or
+            "unknown".
         momentum_default: the argument's own default; NaN where it has none.
         bias_correction: "none", "in the stored average", "at inference".
         eps, eps_place: ε in training: "inside" the root, "outside", "floor" (a lower bound), "not visible".
@@ -34,6 +37,7 @@ class Finding:
 
     convention: str
     oddities: tuple[str, ...]
+    remarks: tuple[str, ...]
     normalize: str
     normalize_factor: float
     accumulate: str

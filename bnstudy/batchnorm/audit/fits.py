@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class Law:
     residual: float
 
     def variance(self, squared: Array) -> Array:
-        """kS from r²."""
+        """The variance kS that belongs to r²."""
         if self.place == "inside":
             return squared - self.eps
         return squared if self.place == "floor" else (np.sqrt(squared) - self.eps) ** 2
@@ -69,10 +69,11 @@ def fit_law(variance: Array, squared: Array) -> Law:
         squared: r², same shape.
 
     Returns:
-        The best law; its residual is inf where S or r² is not finite or not positive.
+        The best law; its residual is inf where S or r² is not finite or not positive, where S spans less than a factor 2,
+        which shows neither k nor ε, and where a constant ε explains r² without S.
     """
     s, r2 = variance.astype(np.float64).ravel(), squared.astype(np.float64).ravel()
-    if not (np.isfinite(s).all() and np.isfinite(r2).all() and (s > 0).all() and (r2 > 0).all()):
+    if not (np.isfinite(s).all() and np.isfinite(r2).all() and (s > 0).all() and (r2 > 0).all()) or s.max() < 2 * s.min():
         return Law("inside", np.nan, np.nan, np.inf)
     factor, inside = _proportions(s, r2)
     root_factor, outside = _proportions(np.sqrt(s), np.sqrt(r2))
@@ -86,11 +87,13 @@ def fit_law(variance: Array, squared: Array) -> Law:
         ("floor", high, low, np.maximum(high * s, low)),
     )
     found = [Law(place, k, eps, float(np.abs(fit / r2 - 1).max())) for place, k, eps, fit in laws]
-    return min(found, key=lambda law: law.residual)
+    best = min(found, key=lambda law: law.residual)
+    explained = best.factor * s.max() > 0.5 * r2.max()
+    return best if explained else replace(best, residual=np.inf)
 
 
 def _proportions(a: Array, total: Array) -> tuple[float, float]:
-    """k and ε of total = k·a + ε, least squares of the relative error."""
+    """The k and ε of total = k·a + ε, least squares of the relative error."""
     design = np.stack([a, np.ones_like(a)], 1) / total[:, None]
     scale = np.sqrt((design**2).sum(0))
     k, eps = np.linalg.lstsq(design / scale, np.ones_like(a), rcond=None)[0] / scale
@@ -104,7 +107,7 @@ class Weights:
     Args:
         old: shape (T,); NaN at a step where B was zero, since nothing shows its weight.
         new: shape (T,).
-        residual: largest |fit - B| over |oldₜ·Bₜ₋₁| + |newₜ·fₜ|.
+        residual: largest |fit - Bₜ|, relative.
     """
 
     old: Array
@@ -112,27 +115,27 @@ class Weights:
     residual: float
 
 
-def fit_weights(stored: Array, batches: Array) -> Weights:
-    """The two weights of each step, by least squares over channels.
+def fit_weights(stored: Array, batches: Array, cancellation: float = 0.0) -> Weights:
+    """The two weights of each step, by least squares over channels of the error relative to Bₜ.
 
     Args:
         stored: B, shape (T+1, C).
         batches: f, shape (T, C).
+        cancellation: errors are relative to this share of |Bₜ₋₁| + |fₜ| where Bₜ is smaller, for signed quantities.
+            Default: 0.
     """
     stored, batches = stored.astype(np.float64), batches.astype(np.float64)
     old, new, worst = [], [], 0.0
     for before, after, f in zip(stored[:-1], stored[1:], batches, strict=True):
         if not (np.isfinite(before).all() and np.isfinite(after).all()):
             return Weights(np.full(len(batches), np.nan), np.full(len(batches), np.nan), np.inf)
-        size = np.abs(before) + np.abs(f)
+        size = np.maximum(np.abs(after), cancellation * (np.abs(before) + np.abs(f)) + 1e-30)
         design = np.stack([before, f], 1) / size[:, None]
         scale = np.sqrt((design**2).sum(0))
         blank = scale == 0
         scale[blank] = 1.0
         a, b = np.linalg.lstsq(design / scale, after / size, rcond=None)[0] / scale
-        with np.errstate(divide="ignore", invalid="ignore"):
-            error = np.abs(a * before + b * f - after) / np.maximum(np.abs(a * before) + np.abs(b * f), 1e-30)
-        worst = max(worst, float(error.max()))
+        worst = max(worst, float((np.abs(a * before + b * f - after) / size).max()))
         old.append(np.nan if blank[0] else float(a))
         new.append(float(b))
     return Weights(np.array(old), np.array(new), worst)

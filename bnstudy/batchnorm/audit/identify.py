@@ -7,9 +7,11 @@ import math
 import numpy as np
 
 from bnstudy.batchnorm.audit.accumulating import Accumulating, momentum_meaning, stored_side
+from bnstudy.batchnorm.audit.factors import SAME, shortest
 from bnstudy.batchnorm.audit.finding import Finding
-from bnstudy.batchnorm.audit.normalising import TOLERANCE, Inference, Normalising, inference_side, training_side
-from bnstudy.batchnorm.audit.observations import Observations, Single
+from bnstudy.batchnorm.audit.inference import inference_side
+from bnstudy.batchnorm.audit.normalising import training_side
+from bnstudy.batchnorm.audit.observations import Array, Observations, Single
 
 _CONVENTIONS = {
     ("biased", "unbiased"): "paper",
@@ -22,9 +24,9 @@ _CONVENTIONS = {
 def identify(seen: Observations) -> Finding:
     """Say which BatchNorm the observed layer implements.
 
-    Nothing is assumed: factors, weights and ε are fitted, then compared with what is known. A layer gets the name of one of the
-    four conventions only when every law fits within 1e-4 and nothing about it is odd; otherwise it is "unknown", with the
-    reasons as `oddities`. A correction of the average's start is a property, not an oddity.
+    Nothing is assumed: factors, weights and ε are fitted, then compared with what is known. A layer gets the name of one of
+    the four conventions only when every law fits within 1e-4 and nothing about it is odd; otherwise it is "unknown", with
+    the reasons as `oddities`. A correction of the average's start is a property, not an oddity.
 
     Args:
         seen: what `observe` returned.
@@ -34,24 +36,16 @@ def identify(seen: Observations) -> Finding:
 
     Source: bnstudy issue 6.
     """
-    training = training_side(seen.main, seen.other)
+    training = training_side(seen.main, seen.other, seen.written)
     stored = stored_side(seen.main, seen.other)
     inference = inference_side(seen.main, seen.written, stored.weight, training)
-    meaning = momentum_meaning(seen.momenta) if stored.kind != "unknown" or stored.averaged != "unknown" else "unknown"
-    oddities = [*training.oddities, *stored.oddities, *inference.oddities]
-    if training.kind in ("moving average", "stored"):
-        oddities.insert(0, f"training normalises by the {_SPOKEN[training.kind]}")
-    if stored.kind == "nothing":
-        oddities.append("nothing is accumulated")
-    corrected = {"bias-corrected": "in the stored average"}.get(stored.schedule, "none")
-    if inference.correction == "bias":
-        corrected = "at inference"
-        if (seen.main.variances[0] != 0).any():
-            start = float(seen.main.variances[0][0])
-            oddities.append(f"the correction at inference also divides the start value {start:g} of the variance")
+    oddities = (*training.oddities, *stored.oddities, *inference.oddities)
+    pair = (training.kind, stored.kind)
+    distances = [value for value in (training.runner_up, stored.runner_up) if not math.isnan(value)]
     return Finding(
-        convention=_convention(training, stored, inference, oddities),
+        convention="unknown" if oddities else _CONVENTIONS.get(pair, "unknown"),
         oddities=tuple(dict.fromkeys(oddities)),
+        remarks=_remarks(seen, stored, inference.correction),
         normalize=training.kind,
         normalize_factor=training.factor,
         accumulate=stored.kind,
@@ -60,9 +54,9 @@ def identify(seen: Observations) -> Finding:
         weight=shortest(stored.weight),
         schedule=stored.schedule,
         weights=stored.weights,
-        momentum_means=meaning,
-        momentum_default=math.nan if seen.default is None else seen.default,
-        bias_correction=corrected,
+        momentum_means=momentum_meaning(seen.momenta),
+        momentum_default=math.nan if seen.default is None else shortest(seen.default),
+        bias_correction=_bias_correction(stored.schedule, inference.correction),
         eps=shortest(training.eps),
         eps_place=training.place,
         eval_eps=shortest(inference.eps),
@@ -71,34 +65,27 @@ def identify(seen: Observations) -> Finding:
         start_variance=_common(seen.main.variances[0]),
         single=_single(seen.single, stored),
         residual=max(training.residual, stored.residual, inference.residual),
-        runner_up=float(np.nanmin([training.runner_up, stored.runner_up, np.inf])),
+        runner_up=min(distances, default=math.nan),
     )
 
 
-_SPOKEN = {"moving average": "moving average, the new batch included", "stored": "stored statistics"}
-_HARMLESS = ("the correction at inference also divides",)
+def _bias_correction(schedule: str, correction: str) -> str:
+    if correction == "bias":
+        return "at inference"
+    return "in the stored average" if schedule == "bias-corrected" else "none"
 
 
-def _convention(training: Normalising, stored: Accumulating, inference: Inference, oddities: list[str]) -> str:
-    """The name of the pair, when nothing that the four conventions fix is otherwise."""
-    serious = [oddity for oddity in oddities if not oddity.startswith(_HARMLESS)]
-    if serious or inference.buffer != "variance" or inference.correction not in ("none", "bias"):
-        return "unknown"
-    return _CONVENTIONS.get((training.kind, stored.kind), "unknown")
+def _remarks(seen: Observations, stored: Accumulating, correction: str) -> tuple[str, ...]:
+    remarks = []
+    start = _common(seen.main.variances[0])
+    if correction == "bias" and start != 0:
+        remarks.append(f"the correction at inference divides the start value {start:g} of the variance too")
+    if stored.kind != "nothing" and stored.weight == 1:
+        remarks.append("at its default the operator keeps the last batch only")
+    return tuple(remarks)
 
 
-def shortest(value: float) -> float:
-    """The decimal with the fewest digits within a relative 2e-5 of a measured value; the value itself if there is none."""
-    if not math.isfinite(value) or value == 0:
-        return value
-    for digits in range(1, 6):
-        rounded = float(f"{value:.{digits - 1}e}")
-        if abs(rounded - value) <= TOLERANCE / 5 * abs(value):
-            return rounded
-    return value
-
-
-def _common(values: np.ndarray) -> float:
+def _common(values: Array) -> float:
     """The value that all channels share; NaN where they differ."""
     return float(values[0]) if np.all(values == values[0]) else math.nan
 
@@ -106,15 +93,20 @@ def _common(values: np.ndarray) -> float:
 def _single(single: Single, stored: Accumulating) -> str:
     if single.error is not None:
         return f"refuses ({single.error.split(':')[0]})"
-    output = "NaN" if np.isnan(single.output).any() else "0" if not single.output.any() else "not 0"
     alpha = stored.weights[0] if stored.weights else 0.0
+    if np.isnan(single.output).any():
+        output = "NaN"
+    elif np.abs(single.output).max() < SAME:
+        output = "0"
+    else:
+        output = "is the input" if np.allclose(single.output, single.input, rtol=1e-6, atol=0) else "is not 0"
     if np.isnan(single.after).any():
         variance = "variance becomes NaN"
     elif np.isinf(single.after).any():
         variance = "variance becomes infinite"
-    elif np.array_equal(single.before, single.after):
+    elif np.array_equal(single.before, single.after) and single.before.any():
         variance = "variance kept"
-    elif np.allclose(single.after, (1 - alpha) * single.before, rtol=10 * TOLERANCE, atol=0):
+    elif np.allclose(single.after, (1 - alpha) * single.before, rtol=SAME, atol=0):
         variance = "variance 0 taken in"
     else:
         variance = "variance changes"

@@ -21,8 +21,7 @@ class Run:
         argument: what the layer was built with as momentum; None where it was left at its default.
         inputs, outputs: training batches and what came back, shape (T, N, C, H, W).
         means, variances: what the layer stores before the first batch and after each, shape (T+1, C).
-        probe: the input of every evaluation, shape (N, C, H, W).
-        evaluations: what came back in evaluation mode after each batch, shape (T, N, C, H, W).
+        probes, evaluations: input and output in evaluation mode after each batch, shape (T, N, C, H, W).
         gain, shift: γ and β, shape (C,).
     """
 
@@ -31,7 +30,7 @@ class Run:
     outputs: Array
     means: Array
     variances: Array
-    probe: Array
+    probes: Array
     evaluations: Array
     gain: Array
     shift: Array
@@ -39,17 +38,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Written:
-    """A layer whose stored statistics were overwritten and which was then evaluated once.
+    """A layer whose stored statistics were overwritten and which was then called in either mode.
 
     Args:
         mean, variance: what was written, shape (C,).
-        probe, evaluation: input and output, shape (N, C, H, W).
+        probe, evaluation: input and output in evaluation mode, shape (N, C, H, W).
+        training: output for the same input in training mode afterwards.
     """
 
     mean: Array
     variance: Array
     probe: Array
     evaluation: Array
+    training: Array
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,12 @@ class Single:
 
     Args:
         error: "Type: first line" of what it raised, or None.
-        output: shape (1, C, 1, 1); NaN where it raised.
+        input, output: shape (1, C, 1, 1); the output is NaN where it raised.
         before, after: stored variances, shape (C,); NaN where it raised.
     """
 
     error: str | None
+    input: Array
     output: Array
     before: Array
     after: Array
@@ -102,7 +104,7 @@ class Observations:
                     texts[f"{part}.{field}"] = value
         arrays["texts"] = np.array(json.dumps(texts))
         with path.open("wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, allow_pickle=False, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> Observations:

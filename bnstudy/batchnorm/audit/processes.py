@@ -51,7 +51,8 @@ def measure(entry: Entry, timeout: float = 300.0) -> Measurement:
         timeout: seconds before the child is ended. Default: 300.
 
     Returns:
-        The observations, or why there are none. A framework's own output goes nowhere; its last line is the reason if it fails.
+        The observations, or why there are none. What a framework prints goes nowhere; its last line is the reason if it
+        fails.
     """
     versions = {package: found for package in entry.packages if (found := _version(package)) is not None}
     missing = [package for package in entry.packages if package not in versions]

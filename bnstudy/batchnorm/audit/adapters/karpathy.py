@@ -1,7 +1,7 @@
 """The BatchNorm1d of Karpathy's makemore lecture (part 3), written from its description: unbiased variance on both sides.
 
-The lecture's layer takes x.mean(0) and x.var(0) of (N, C) activations; torch's `var` divides by m-1 unless told otherwise. Here
-the statistics run over every axis but the channel's, as the lecture does for (N, T, C) in part 5.
+The lecture's layer takes x.mean(0) and x.var(0) of (N, C) activations; torch's `var` divides by m-1 unless told otherwise.
+Here the statistics run over every axis but the channel's, as the lecture does for (N, T, C) in part 5.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""BatchNormalization of ONNX: graphs exported from torch, run by onnxruntime or the reference evaluator; the bare operator."""
+"""ONNX's BatchNormalization: graphs exported from torch, in onnxruntime or the reference evaluator; the bare operator."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class GraphLayer:
     def train(self, x: Array) -> Array:
         y, *new = self._training(x, self._state)
         self._state |= dict(zip(_STATE, new, strict=False))
-        return y
+        return np.asarray(y)
 
     def evaluate(self, x: Array) -> Array:
-        return self._inference(x, self._state)[0]
+        return np.asarray(self._inference(x, self._state)[0])
 
     def read(self) -> Stored:
         state = self._state
@@ -52,14 +52,14 @@ class GraphLayer:
 def _session(model: onnx.ModelProto, runtime: str) -> Any:
     if runtime == "reference":
         evaluator = ReferenceEvaluator(model)
-        return lambda x, state: cast(list[Array], evaluator.run(None, {"x": x, **state}))
+        return lambda x, state: evaluator.run(None, {"x": x, **state})
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
-    return lambda x, state: cast(list[Array], session.run(None, {"x": x, **state}))
+    return lambda x, state: session.run(None, {"x": x, **state})
 
 
 def operator(channels: int, momentum: float | None, training: bool) -> onnx.ModelProto:
@@ -88,6 +88,8 @@ def exported(channels: int, momentum: float | None, training: bool, dynamo: bool
     import torch
 
     module = torch.nn.BatchNorm2d(channels, **given("momentum", momentum)).train(training)
+    for place, tensor in enumerate((module.weight, module.bias, module.running_mean, module.running_var)):
+        torch.nn.init.constant_(cast(torch.Tensor, tensor), place)  # the exporter would merge tensors that are equal
     example = torch.zeros(4, channels, 3, 2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -20,7 +20,7 @@ class FusedLayer:
     def train(self, x: Array) -> Array:
         result = self._run(x, True)
         self._mean, self._variance = result.batch_mean.numpy(), result.batch_variance.numpy()
-        return result.y.numpy().transpose(0, 3, 1, 2)
+        return np.asarray(result.y.numpy().transpose(0, 3, 1, 2))
 
     def evaluate(self, x: Array) -> Array:
         return np.asarray(self._run(x, False).y.numpy().transpose(0, 3, 1, 2))
