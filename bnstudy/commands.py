@@ -104,6 +104,8 @@ def report(name: str, results_dir: Path, output_dir: Path) -> None:
     provenance = provenance_of(store, name)
     write_results(results_dir / name, tables, provenance)
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120  # a file has no width of its own
     for title, table in printed_tables(tables["summary"]):
         show(console, title, table)
     for line in provenance_lines(provenance):

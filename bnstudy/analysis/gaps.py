@@ -15,12 +15,10 @@ _KEYS = ("job", "seed", "split")
 def last_epoch(metrics: pd.DataFrame) -> pd.DataFrame:
     """The rows of each job's last epoch, with one row a metric: columns of `metrics` less the metrics, `metric`, `value`."""
     final = metrics[metrics["epoch"] == metrics.groupby("job")["epoch"].transform("max")]
-    present = [metric for metric in METRICS if metric in final and final[metric].notna().any()]
-    if not present:  # every replica diverged: the metrics are there, and NaN
-        present = [metric for metric in METRICS if metric in final]
+    present = [metric for metric in METRICS if metric in final]
     rest = [column for column in final if column not in METRICS]
     long = final.melt(id_vars=rest, value_vars=present, var_name="metric", value_name="value")
-    # A study may mix tasks: a job has the metrics of which any row of its data set is there.
+    # A study may mix tasks: a job has the metrics of which any row of its data set is there; all where every seed diverged.
     known = long.groupby(["dataset", "metric"])["value"].transform("count") > 0
     alone = long.groupby("dataset")["value"].transform("count") == 0
     return long[known | alone]

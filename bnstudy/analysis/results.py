@@ -11,8 +11,9 @@ import pandas as pd
 from bnstudy.analysis.schemas import TABLES, checked
 from bnstudy.analysis.summary import printed_tables
 from bnstudy.analysis.tables import recorded_study, study_tables
+from bnstudy.atomic import atomic_file
 from bnstudy.errors import UserError
-from bnstudy.sweeps.store import Record, Store, atomic_file, write_json
+from bnstudy.sweeps.store import Record, Store, is_done, write_json
 
 
 def write_results(folder: Path, tables: Mapping[str, pd.DataFrame], provenance: Record) -> list[Path]:
@@ -86,7 +87,7 @@ def provenance_of(store: Store, name: str) -> Record:
     study = recorded_study(store, name)
     names = sorted({job for cell in study["cells"] for job in cell["jobs"]})
     records = {job: record for job in names if (record := store.record(job)) is not None}
-    done = [record for record in records.values() if record["status"] == "done"]
+    done = [record for record in records.values() if is_done(record)]
     return {
         "study": name,
         "command": study["command"],
@@ -99,7 +100,7 @@ def provenance_of(store: Store, name: str) -> Record:
         "seeds": sorted({seed for record in done for seed in record["seeds"]}),
         "cpu_seconds": round(sum(record["seconds"] * record["threads"] for record in done), 1),
         "missing": [job for job in names if job not in records],
-        "failed": {job: record["message"] for job, record in records.items() if record["status"] == "failed"},
+        "failed": {job: record["message"] for job, record in records.items() if record.get("status") == "failed"},
         "diverged": {job: record["diverged"] for job, record in records.items() if record.get("diverged")},
         "cells": study["cells"],
     }

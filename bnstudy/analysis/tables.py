@@ -12,7 +12,7 @@ from bnstudy.analysis.schemas import CELL, checked
 from bnstudy.analysis.summary import summary_table
 from bnstudy.batchnorm.conventions import Convention
 from bnstudy.errors import UserError
-from bnstudy.sweeps.store import Record, Store
+from bnstudy.sweeps.store import Record, Store, is_done
 
 _SHORT = {"dataset.name": "dataset", "model.name": "model", "model.norm": "norm", "variance.normalize": "normalize"}
 
@@ -69,7 +69,7 @@ def recorded_study(store: Store, name: str) -> Record:
 
 def _done(store: Store, job: str) -> Record | None:
     record = store.record(job)
-    return record if record is not None and record.get("status") == "done" else None
+    return record if is_done(record) else None
 
 
 def _convention(fields: Mapping[str, Any]) -> str:
@@ -77,16 +77,14 @@ def _convention(fields: Mapping[str, Any]) -> str:
 
 
 def _cell_columns(records: Mapping[str, Record]) -> pd.DataFrame:
-    """Columns that name each job's cell: the usual ones, and every field that varies among the jobs."""
+    """Columns that name each job's cell: the usual ones, and every field that tells apart what they do not."""
     frame = pd.DataFrame({job: record["fields"] for job, record in records.items()}).T
     if "variance.normalize" not in frame:
         frame["variance.normalize"] = None
     frame["variance.normalize"] = frame["variance.normalize"].fillna("biased")  # a baseline: the side does not matter
     frame = frame.rename(columns=_SHORT)
-    texts = frame.map(str)
-    varying = [column for column in frame if column not in CELL and texts[column].nunique() > 1 and "." not in str(column)]
-    nested = [column for column in frame if "." in str(column) and texts[column].nunique() > 1]
-    frame = frame[[*CELL, *varying, *nested]].infer_objects()
+    different = frame.map(str).groupby(list(CELL)).nunique().gt(1).any()
+    frame = frame[[*CELL, *different.index[different]]].infer_objects()
     frame.columns = [str(column).replace(".", "_") for column in frame.columns]
     for column in frame.columns:
         if frame[column].dtype == object:
@@ -114,5 +112,6 @@ def _jobs(records: Mapping[str, Record], cells: pd.DataFrame) -> pd.DataFrame:
             "diverged": [len(record["diverged"]) for record in records.values()],
         }
     )
+    cells = cells[[column for column in cells if column not in own]]  # `steps`, where a study varies it
     joined = own.merge(cells, left_on="job", right_index=True)
     return joined[["job", "training", *cells.columns, *(column for column in own if column not in ("job", "training"))]]

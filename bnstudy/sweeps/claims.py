@@ -111,16 +111,16 @@ def living(folder: Path) -> dict[str, Record]:
 
 
 def _remove_if_dead(path: Path) -> None:
-    record = read_json(path)
-    if record is None or not _is_dead(path, record):
+    record = read_json(path) or {}  # a host that crashed may leave one that cannot be read: its age decides
+    if not _is_dead(path, record):
         return
     aside = path.with_name(f".{uuid.uuid4().hex}")
     try:
         os.rename(path, aside)
     except FileNotFoundError:
         return
-    moved = read_json(aside)
-    if moved is not None and (moved.get("pid"), moved.get("since")) != (record.get("pid"), record.get("since")):
+    moved = read_json(aside) or {}
+    if (moved.get("pid"), moved.get("since")) != (record.get("pid"), record.get("since")):
         # Somebody else was quicker, and this is his fresh claim: put it back.
         with contextlib.suppress(FileExistsError):
             os.link(aside, path)
@@ -132,10 +132,10 @@ def _is_dead(path: Path, record: Record) -> bool:
         pid = int(record.get("pid", 0))
         return _birth(pid) is None or _birth(pid) != record.get("born")
     try:
-        silent = _clock(path.parent) - path.stat().st_mtime
+        seen = path.stat().st_mtime
     except FileNotFoundError:
         return False
-    return silent > EXPIRY
+    return _clock(path.parent) - seen > EXPIRY
 
 
 def _clock(folder: Path) -> float:

@@ -38,12 +38,16 @@ def training_fields(config: Config) -> dict[str, Any]:
     wanted = _SYNTHETIC.get(config.dataset.name, ())
     unused |= {f"dataset.{field}" for field in ("samples", "dimension", "noise") if field not in wanted}
     unused |= {f"optimizer.{field}" for field in _UNUSED_BY[config.optimizer.name]}
+    if config.optimizer.weight_decay == 0:
+        unused.add("optimizer.decay_norm")
     if config.optimizer.scaling == "none":
         unused.add("optimizer.reference_batch_size")
     if config.model.architecture == "torchvision":
         unused |= {"model.depth", "model.width"}
     if config.model.norm != "batch":
         unused |= {"variance.normalize", "norm_batch_size", "momentum"}
+    if config.model.norm == "none":
+        unused.add("eps")
     if config.steps is not None:
         unused.add("epochs")
     return {key: value for key, value in sorted(flat.items()) if key not in unused}

@@ -8,6 +8,7 @@ import time
 import traceback
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,7 +18,8 @@ from bnstudy.sweeps.claims import acquire
 from bnstudy.sweeps.identity import training_fields
 from bnstudy.sweeps.plan import Job
 from bnstudy.sweeps.provenance import machine, versions
-from bnstudy.sweeps.store import Record, Store
+from bnstudy.sweeps.store import Record, Store, is_done
+from bnstudy.sweeps.worker import prepare_process
 from bnstudy.training.config import DatasetConfig
 
 
@@ -56,12 +58,14 @@ def run_job(job: Job, root: str, source: Record, attempt: int = 1) -> Outcome:
     store = Store(root)
     started = time.time()
     progress = {"step": 0, "steps": job.steps}
-    claim = acquire(store.claims, job.id, lambda: dict(progress))
+    try:
+        claim = acquire(store.claims, job.id, lambda: dict(progress))
+    except OSError as error:
+        return _unsaved(job, root, error)
     if claim is None:
         return Outcome(job.id, "elsewhere")
     with claim:
-        record = store.record(job.id)
-        if record is not None and record.get("status") == "done":
+        if is_done(store.record(job.id)):
             return Outcome(job.id, "done")  # finished between planning and claiming
         common = {
             "training": job.training,
@@ -75,7 +79,7 @@ def run_job(job: Job, root: str, source: Record, attempt: int = 1) -> Outcome:
             "machine": machine(),
         }
         try:
-            tables, result = _measure(job, progress)
+            tables, result = _measure(job, progress, store.checkpoints / f"{job.id}.safetensors")
             status, message = "done", ""
         except Exception as error:
             tables, status, message = {}, "failed", _one_line(error)
@@ -84,26 +88,23 @@ def run_job(job: Job, root: str, source: Record, attempt: int = 1) -> Outcome:
         try:
             store.save(job.id, tables, common | {"status": status, "ended": ended, "seconds": ended - started} | result)
         except OSError as error:
-            hint = "free some space" if error.errno == errno.ENOSPC else "make it writable"
-            return Outcome(
-                job.id, "unsaved", f"output_dir: {root!r} cannot be written ({error.strerror}); {hint} and run again"
-            )
+            return _unsaved(job, root, error)
+        (store.checkpoints / f"{job.id}.safetensors").unlink(missing_ok=True)
     return Outcome(job.id, status, message, ended - started)
 
 
-def _measure(job: Job, progress: Record) -> tuple[dict[str, pd.DataFrame], Record]:
+def _measure(job: Job, progress: Record, checkpoint: Path) -> tuple[dict[str, pd.DataFrame], Record]:
     import torch
 
-    from bnstudy.training.measurement import measure_block
+    from bnstudy.training.measurement import Checkpoint, measure_block
 
-    torch.set_num_threads(job.config.engine.threads)
-    torch.backends.cudnn.deterministic = True  # the same command gives the same numbers
+    prepare_process(job.config.engine.threads)
     dataset = _dataset(dataclasses.astuple(job.config.dataset), job.config.device)
 
     def advance(step: int) -> None:
         progress["step"] = step
 
-    measured = measure_block(job.config, dataset, job.seeds, advance)
+    measured = measure_block(job.config, dataset, job.seeds, advance, Checkpoint(checkpoint))
     tables = {name: pd.DataFrame(rows) for name, rows in (("metrics", measured.metrics), ("distances", measured.distances))}
     for table in tables.values():
         table.insert(0, "job", job.id)
@@ -116,6 +117,11 @@ def _dataset(fields: tuple[Any, ...], device: str) -> Any:
     from bnstudy.training.data import load_dataset
 
     return load_dataset(DatasetConfig(*fields), device)
+
+
+def _unsaved(job: Job, root: str, error: OSError) -> Outcome:
+    hint = "free some space" if error.errno == errno.ENOSPC else "make it writable"
+    return Outcome(job.id, "unsaved", f"output_dir: {root!r} cannot be written ({error.strerror}); {hint} and run again")
 
 
 def _one_line(error: Exception) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from bnstudy.errors import UserError
 from bnstudy.sweeps.identity import job_id, training_fields, training_id
-from bnstudy.sweeps.store import LAYOUT, Record, Store
+from bnstudy.sweeps.store import LAYOUT, Record, Store, is_done
 from bnstudy.training.checks import seed_list
 from bnstudy.training.config import Config, VarianceConfig
 
@@ -122,34 +122,32 @@ def make_plan(
     cells: dict[str, Cell] = {}
     jobs: dict[str, Job] = {}
     records: dict[str, Record | None] = {}
+    asked: dict[str, list[str]] = {}
     for config in configs:
         training = training_id(config)
         seeds = seed_list(config.seeds)
         for name in siblings.get(training, ()):
             if name not in records:
                 records[name] = store.record(name)
-        finished = {name: record for name in siblings.get(training, ()) if (record := records[name]) and _is_done(record)}
+        finished = {name: record for name in siblings.get(training, ()) if (record := records[name]) and is_done(record)}
         needed: list[str] = []
         for block in blocks(seeds, block_size[training]):
             for part in _cover(block, finished):
                 name = job_id(training, part)
                 needed.append(name)
                 jobs.setdefault(name, Job(name, training, canonical(config), part, steps[training]))
-        key = f"{training} {config.variance.accumulate}"
-        if key in cells and set(needed) != set(cells[key].jobs):
+        if set(asked.setdefault(training, needed)) != set(needed):
             raise UserError(f"seeds: {config.seeds!r} differs between cells that share a training; use one value in a study")
-        cells.setdefault(key, Cell(config, training, tuple(needed)))
+        # A baseline accumulates nothing: all conventions are one cell.
+        side = config.variance.accumulate if config.model.norm == "batch" else ""
+        cells.setdefault(f"{training} {side}", Cell(config, training, tuple(needed)))
     ordered = sorted(jobs.values(), key=lambda job: (-cost[job.training] * len(job.seeds), job.id))
     found = {job.id: record for job in ordered if (record := records.get(job.id)) is not None}
-    done = {name: record for name, record in found.items() if _is_done(record)}
-    failed = {name: record for name, record in found.items() if record.get("status") == "failed"}
+    done = {name: record for name, record in found.items() if is_done(record)}
     foreign = [name for name, record in found.items() if record.get("layout") != LAYOUT]
+    failed = {name: record for name, record in found.items() if record.get("status") == "failed" and name not in foreign}
     missing = [job for job in ordered if job.id not in done and job.id not in failed]
     return Plan(list(cells.values()), ordered, done, failed, missing, foreign)
-
-
-def _is_done(record: Record) -> bool:
-    return record.get("status") == "done" and record.get("layout") == LAYOUT
 
 
 def _cover(block: tuple[int, ...], finished: Mapping[str, Record]) -> list[tuple[int, ...]]:

@@ -7,40 +7,22 @@ OUTPUT/claims/ID.json                  who is working on a job, with a heartbeat
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pandas as pd
 
+from bnstudy.atomic import atomic_file
 from bnstudy.errors import UserError
 
 Record = dict[str, Any]
 LAYOUT = 1
 """Raised when files of the store change their form; a job of another layout is named, never misread."""
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file under a temporary name beside it, and rename it when it is complete and on disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
@@ -58,6 +40,11 @@ def read_json(path: Path) -> Record | None:
     return record if isinstance(record, dict) else None
 
 
+def is_done(record: Record | None) -> bool:
+    """Whether a job's record says that its tables are complete, in the form that this code reads."""
+    return record is not None and record.get("status") == "done" and record.get("layout") == LAYOUT
+
+
 class Store:
     """Raw runs under one folder; several processes and hosts may share it.
 
@@ -70,6 +57,7 @@ class Store:
         self.jobs = self.root / "jobs"
         self.studies = self.root / "studies"
         self.claims = self.root / "claims"
+        self.checkpoints = self.root / "checkpoints"
 
     def require_writable(self) -> None:
         """Refuse a folder that cannot be written, before anything is trained.

@@ -60,6 +60,7 @@ def plan_study(configs: Sequence[Config]) -> tuple[Plan, Store]:
     Raises:
         UserError: the first thing wrong with a cell.
     """
+    shapes = [check(config) for config in configs]  # before torch is imported: a typing mistake is told at once
     device = _resolve_device(configs)
     resolved = [dataclasses.replace(config, device=device) for config in configs]
     for key in ("name", "output_dir", "results_dir"):
@@ -69,8 +70,7 @@ def plan_study(configs: Sequence[Config]) -> tuple[Plan, Store]:
     steps: dict[str, int] = {}
     cost: dict[str, float] = {}
     spatial: dict[tuple[object, ...], dict[str, int]] = {}
-    for config in resolved:
-        shape = check(config)
+    for config, shape in zip(resolved, shapes, strict=True):
         training = training_id(config)
         if training in size:
             continue

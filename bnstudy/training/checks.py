@@ -74,7 +74,16 @@ def check(config: Config) -> DatasetShape:
             raise UserError(f"{key}: {value} is out of range; use 0 ≤ {key.split('.')[1]} < 1")
     if not 0 <= config.optimizer.weight_decay < math.inf:
         raise UserError(f"optimizer.weight_decay: {config.optimizer.weight_decay} is negative; use 0 or more")
-    if config.replicas != "auto" and not (isinstance(config.replicas, int) and config.replicas >= 1):
+    if config.optimizer.name == "adamw":
+        betas = config.optimizer.betas
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise UserError(f"optimizer.betas: {betas} is no pair of rates; use two numbers with 0 ≤ beta < 1")
+        if not 0 <= config.optimizer.eps < math.inf:
+            raise UserError(f"optimizer.eps: {config.optimizer.eps} is negative; use 0 or more")
+    elif config.optimizer.nesterov and config.optimizer.momentum == 0:
+        raise UserError("optimizer.nesterov: true needs momentum; use an optimizer.momentum above 0, or false")
+    number = isinstance(config.replicas, int) and not isinstance(config.replicas, bool) and config.replicas >= 1
+    if config.replicas != "auto" and not number:
         raise UserError(f"replicas: {config.replicas!r} is no number of replicas; use 'auto' or 1 or more")
     seed_list(config.seeds)
     try:
@@ -87,11 +96,16 @@ def check(config: Config) -> DatasetShape:
             f"batch_size: {config.batch_size} is more than the {shape.train_samples} training samples of "
             f"{config.dataset.name!r}; use {shape.train_samples} or less"
         )
+    if config.model.norm == "batch" and (config.norm_batch_size or 0) > config.batch_size:
+        raise UserError(
+            f"norm_batch_size: {config.norm_batch_size} is more than batch_size {config.batch_size}; "
+            f"use {config.batch_size} or less, or null for the whole batch"
+        )
     return shape
 
 
 def check_values_per_channel(config: Config, shape: DatasetShape, spatial: dict[str, int]) -> None:
-    """Refuse a batch, a ghost batch or a last partial batch that leaves a layer one value per channel.
+    """Refuse a batch, a ghost batch, a last partial batch or a test split that leaves a layer one value per channel.
 
     Args:
         config: what is to be trained.
@@ -111,17 +125,28 @@ def check_values_per_channel(config: Config, shape: DatasetShape, spatial: dict[
         raise UserError(f"batch_size: 1 gives BatchNorm {where}; use 2 or more, or a model with spatial layers")
     if config.norm_batch_size == 1:
         raise UserError(f"norm_batch_size: 1 gives BatchNorm {where}; use 2 or more, or null")
-    last = 0 if config.drop_last else shape.train_samples % config.batch_size
     group = config.norm_batch_size or config.batch_size
-    for key, samples in (("batch_size", config.batch_size), ("drop_last", last)):
-        if samples % group == 1 and samples > 0:
-            fitting = [size for size in range(2, config.batch_size + 1) if shape.train_samples % size != 1]
-            if key == "drop_last" and config.norm_batch_size is None:
-                raise UserError(
-                    f"drop_last: false leaves a last batch of 1 of {shape.train_samples} samples at batch_size "
-                    f"{config.batch_size}, {where}; use drop_last=true or a batch_size such as {fitting[-1]}"
-                )
-            raise UserError(
-                f"norm_batch_size: {group} leaves a group of 1 of {samples} samples, {where}; "
-                f"use a norm_batch_size that divides batch_size {config.batch_size}"
-            )
+    if config.batch_size % group == 1:
+        raise UserError(
+            f"norm_batch_size: {group} leaves a group of 1 of {config.batch_size} samples, {where}; "
+            f"use a norm_batch_size that divides batch_size {config.batch_size}"
+        )
+    last = 0 if config.drop_last else shape.train_samples % config.batch_size
+    if last % group == 1:
+        sizes = [*range(config.batch_size, 1, -1), *range(config.batch_size + 1, shape.train_samples)]
+        fits = (
+            size
+            for size in sizes
+            if all(rest % (config.norm_batch_size or size) != 1 for rest in (size, shape.train_samples % size))
+        )
+        fitting = next(fits, shape.train_samples)
+        what = f"batch of {last}" if last == 1 else f"batch of {last} and in it a group of 1"
+        raise UserError(
+            f"drop_last: false leaves a last {what} of {shape.train_samples} samples at batch_size "
+            f"{config.batch_size}, {where}; use drop_last=true or a batch_size such as {fitting}"
+        )
+    # A test split smaller than a batch is measured as one batch.
+    if shape.test_samples < config.batch_size and shape.test_samples % group == 1:
+        raise UserError(
+            f"dataset.test_size: {shape.test_samples} leaves a batch or group of 1, {where}; use {config.batch_size} or more"
+        )

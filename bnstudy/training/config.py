@@ -103,7 +103,7 @@ class ScheduleConfig:
     """How the learning rate moves over the training, step by step.
 
     Args:
-        name: "constant", or "cosine" (down to 0 at the last step).
+        name: "constant", or "cosine" (half a wave, down to 0 after the last step).
         warmup: share of the steps over which the rate first rises linearly from 0; 0 ≤ warmup < 1.
     """
 

@@ -150,7 +150,7 @@ class Training:
     def _note_divergence(self, outputs: Tensor, targets: Tensor, sizes: list[int], first: int) -> None:
         """Find each replica's first step with a non-finite loss; looked for once an epoch, so that steps need not wait."""
         if self.dataset.task == "classification":
-            losses = F.cross_entropy(outputs.transpose(1, 2).float(), targets, reduction="none")  # (n, R)
+            losses = F.cross_entropy(outputs.transpose(1, 2).to(self.dtype), targets, reduction="none")  # (n, R)
         else:
             losses = (outputs - targets).square().sum(2)
         if math.isfinite(float(losses.sum())):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +13,7 @@ from torch import Tensor
 from bnstudy.batchnorm.conventions import MATCHED_STATISTICS, STATISTICS, bessel
 from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.batchnorm.population import Population
+from bnstudy.training.checkpoint import load_checkpoint, save_checkpoint
 from bnstudy.training.config import Config
 from bnstudy.training.data import Dataset, Split
 from bnstudy.training.loop import Progress, Training
@@ -24,6 +27,19 @@ REFERENCE = "ema_unbiased"
 """What the predictions under the other stored statistics are compared with."""
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a long training is kept between epochs.
+
+    Args:
+        path: a safetensors file.
+        every: seconds between two of them, at least.
+    """
+
+    path: Path
+    every: float = 120.0
 
 
 @dataclass(frozen=True)
@@ -46,7 +62,7 @@ def measure_block(
     dataset: Dataset,
     seeds: Sequence[int],
     progress: Progress = lambda step: None,
-    on_epoch: Callable[[Training, list[Row]], None] = lambda training, rows: None,
+    checkpoint: Checkpoint | None = None,
 ) -> Measurements:
     """Train a block of seeds and measure it as DESIGN.md, section 2 says.
 
@@ -60,7 +76,7 @@ def measure_block(
         dataset: its data, on the device.
         seeds: which seeds.
         progress: called after every step.
-        on_epoch: called after every epoch with the training and all rows so far.
+        checkpoint: where an interrupted training left off and this one may. Default: none.
 
     Returns:
         The rows, whose cells (data set, model, …) the caller adds.
@@ -68,7 +84,9 @@ def measure_block(
     Source: bnstudy issue 2, part 8.
     """
     training = Training(config, dataset, seeds)
-    rows: list[Row] = []
+    rows = [] if checkpoint is None else load_checkpoint(training, checkpoint.path)
+    saved = time.monotonic()
+    progress(training.step)
     while not training.finished:
         record = training.run_epoch(progress)
         rows += _rows(training, "train", "online", record.samples, record.metrics)
@@ -76,7 +94,9 @@ def measure_block(
             statistics = HISTORY_STATISTICS if batchnorm_layers(training.model) else ("none",)
             for _, split, statistic, outputs, targets in _predictions(training, statistics):
                 rows += _rows(training, split, statistic, len(outputs), measure(dataset.task, outputs, targets))
-        on_epoch(training, rows)
+        if checkpoint is not None and time.monotonic() - saved >= checkpoint.every:
+            save_checkpoint(training, rows, checkpoint.path)
+            saved = time.monotonic()
     final, apart = _final(training)
     diverged = {seed: step for seed, step in zip(training.seeds, training.diverged, strict=True) if step is not None}
     return Measurements(rows + final, apart, diverged)

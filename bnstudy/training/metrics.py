@@ -30,8 +30,9 @@ def measure(task: str, outputs: Tensor, targets: Tensor) -> dict[str, list[float
     Source: Naeini et al. 2015 for ece, through torchmetrics; bnstudy issue 2.
     """
     finite = outputs.isfinite().all(2).all(0)
+    wide = torch.promote_types(outputs.dtype, torch.float32)
     rows = [
-        _measure_one(task, outputs[:, replica].float(), targets[:, replica]) if ok else {}
+        _measure_one(task, outputs[:, replica].to(wide), targets[:, replica]) if ok else {}
         for replica, ok in enumerate(finite.tolist())
     ]
     return {metric: [row.get(metric, float("nan")) for row in rows] for metric in METRICS[task]}
@@ -40,6 +41,8 @@ def measure(task: str, outputs: Tensor, targets: Tensor) -> dict[str, list[float
 def _measure_one(task: str, outputs: Tensor, targets: Tensor) -> dict[str, float]:
     if task == "regression":
         mse = F.mse_loss(outputs.double(), targets.double())
+        if len(outputs) < 2:  # no variance to explain
+            return {"mse": float(mse)}
         return {"r2": float(r2_score(outputs.double().squeeze(1), targets.double().squeeze(1))), "mse": float(mse)}
     classes = outputs.size(1)
     probabilities = outputs.softmax(1)
@@ -70,10 +73,10 @@ def distances(task: str, outputs: Tensor, reference: Tensor) -> dict[str, list[f
     outputs, reference = outputs.double(), reference.double()
     result = {"rms_distance": (outputs - reference).square().mean((0, 2)).sqrt()}
     if task == "classification":
-        finite = (outputs.isfinite() & reference.isfinite()).all(2).all(0)
         flips = (outputs.argmax(2) != reference.argmax(2)).double().mean(0)
         log_p, log_q = reference.log_softmax(2), outputs.log_softmax(2)
-        result["flip_rate"] = torch.where(finite, flips, torch.nan)
+        result["flip_rate"] = flips
         # Rounding can make a KL of nearly equal distributions a little negative.
         result["kl"] = (log_p.exp() * (log_p - log_q)).sum(2).mean(0).clamp(min=0.0)
-    return {measure: values.tolist() for measure, values in result.items()}
+    finite = (outputs.isfinite() & reference.isfinite()).all(2).all(0)
+    return {measure: torch.where(finite, values, torch.nan).tolist() for measure, values in result.items()}

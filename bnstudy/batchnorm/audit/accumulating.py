@@ -83,8 +83,8 @@ def classify(alphas: Array) -> tuple[str, float]:
         alphas: shape (T,), T at least 3.
     """
     t = np.arange(1, len(alphas) + 1)
-    decay = 1 / alphas[1] - 1
     with np.errstate(divide="ignore", invalid="ignore"):
+        decay = 1 / alphas[1] - 1
         shapes = {
             "constant": (np.full(len(alphas), alphas.mean()), float(alphas.mean())),
             "cumulative": (1 / t, np.nan),
@@ -92,7 +92,7 @@ def classify(alphas: Array) -> tuple[str, float]:
             "bias-corrected": ((1 - decay) / (1 - decay**t), float(1 - decay)),
         }
     for name, (expected, weight) in shapes.items():
-        if np.abs(alphas / expected - 1).max() < SAME:
+        if np.abs(alphas - expected).max() < SAME * np.abs(expected).max():
             return name, weight
     return "unknown", np.nan
 

@@ -36,9 +36,11 @@ def identify(seen: Observations) -> Finding:
 
     Source: bnstudy issue 6.
     """
-    training = training_side(seen.main, seen.other, seen.written)
-    stored = stored_side(seen.main, seen.other)
-    inference = inference_side(seen.main, seen.written, stored.weight, training)
+    with np.errstate(all="ignore"):  # a broken layer gives zeros and NaN, which no law fits
+        training = training_side(seen.main, seen.other, seen.written)
+        stored = stored_side(seen.main, seen.other)
+        inference = inference_side(seen.main, seen.written, stored.weight, training)
+        meaning = momentum_meaning(seen.momenta)
     oddities = (*training.oddities, *stored.oddities, *inference.oddities)
     pair = (training.kind, stored.kind)
     distances = [value for value in (training.runner_up, stored.runner_up) if not math.isnan(value)]
@@ -54,7 +56,7 @@ def identify(seen: Observations) -> Finding:
         weight=shortest(stored.weight),
         schedule=stored.schedule,
         weights=stored.weights,
-        momentum_means=momentum_meaning(seen.momenta),
+        momentum_means=meaning,
         momentum_default=math.nan if seen.default is None else shortest(seen.default),
         bias_correction=_bias_correction(stored.schedule, inference.correction),
         eps=shortest(training.eps),

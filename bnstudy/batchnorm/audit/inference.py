@@ -72,6 +72,8 @@ def _correction_oddity(correction: str) -> tuple[str, ...]:
 
 def _correction(main: Run, buffer: str, law: Law, weight: float) -> str:
     """What multiplies the stored statistics on use: "none", "bias" (1/(1-(1-α)ᵗ)), "Bessel" (variance only) or "unknown"."""
+    if not np.isfinite(main.variances).all():
+        return "unknown"
     ratios = []
     for t, (probe, evaluation) in enumerate(zip(main.probes, main.evaluations, strict=True), start=1):
         fit = line(probe, evaluation, main.shift)

@@ -54,8 +54,9 @@ def measure(entry: Entry, timeout: float = 300.0) -> Measurement:
         The observations, or why there are none. What a framework prints goes nowhere; its last line is the reason if it
         fails.
     """
-    versions = {package: found for package in entry.packages if (found := _version(package)) is not None}
-    missing = [package for package in entry.packages if package not in versions]
+    found = {package: _version(package) for package in entry.packages}
+    versions = {version[0]: version[1] for version in found.values() if version is not None}
+    missing = [package.split("|")[0] for package, version in found.items() if version is None]
     if missing:
         return Measurement(entry, "missing", f"not installed: {', '.join(missing)}", versions, None)
     with tempfile.TemporaryDirectory() as folder:
@@ -74,11 +75,14 @@ def measure(entry: Entry, timeout: float = 300.0) -> Measurement:
         return Measurement(entry, "measured", "", versions, Observations.load(path))
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def _version(package: str) -> tuple[str, str] | None:
+    """(name, version) of the first installed of "name|name"."""
+    for name in package.split("|"):
+        try:
+            return name, importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
 
 
 def _last_line(stderr: str, code: int) -> str:

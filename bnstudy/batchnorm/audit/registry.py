@@ -16,7 +16,7 @@ class Entry:
         name: what `bnstudy audit NAME` takes.
         layer: the layer in the framework's own words.
         module: its adapter, under `bnstudy.batchnorm.audit.adapters`.
-        packages: distributions it needs, whose versions are recorded; the first is the framework.
+        packages: distributions it needs, whose versions are recorded; the first is the framework. "a|b" takes either.
         environment: variables of the child process.
     """
 
@@ -38,14 +38,17 @@ def _keras(backend: str, *packages: str) -> Entry:
 
 
 _ONNX = ("onnx", "torch")
+_RUNTIME = "onnxruntime|onnxruntime-gpu"
+_TENSORFLOW = "tensorflow-cpu|tensorflow"
 ENTRIES = (
     Entry("torch", "torch.nn.BatchNorm2d", "torch_layers", ("torch",)),
     Entry("torch-compile", "torch.compile(torch.nn.BatchNorm2d)", "torch_layers", ("torch",)),
     Entry("torch-functional", "torch.batch_norm", "torch_layers", ("torch",)),
-    Entry("onnxruntime", "torch.onnx.export(dynamo=False), training mode", "onnx_graphs", ("onnxruntime", *_ONNX)),
-    Entry("onnx-reference", "the same graph in onnx.reference", "onnx_graphs", _ONNX),
-    Entry("onnx-dynamo", "torch.onnx.export(dynamo=True), training mode, in onnxruntime", "onnx_graphs",
-          (*_ONNX, "onnxruntime", "onnxscript")),
+    Entry("onnxruntime", "torch.onnx.export(dynamo=False) in training mode, run by onnxruntime", "onnx_graphs",
+          (_RUNTIME, *_ONNX)),
+    Entry("onnx-reference", "torch.onnx.export(dynamo=False) in training mode, run by onnx.reference", "onnx_graphs", _ONNX),
+    Entry("onnx-dynamo", "torch.onnx.export(dynamo=True) in training mode, run by onnxruntime", "onnx_graphs",
+          (*_ONNX, _RUNTIME, "onnxscript")),
     Entry("onnx-operator", "BatchNormalization, opset 15, training_mode=1, in onnx.reference", "onnx_graphs", ("onnx",)),
     Entry("torchvision-frozen", "torchvision.ops.FrozenBatchNorm2d", "torch_layers", ("torchvision", "torch")),
     Entry("timm-batchnormact", "timm.layers.BatchNormAct2d", "torch_layers", ("timm", "torch")),
@@ -59,11 +62,11 @@ ENTRIES = (
     Entry("equinox-ema", "equinox.nn.BatchNorm(mode='ema')", "equinox_layers", ("equinox", "jax")),
     _keras("torch", "torch"),
     _keras("jax", "jax"),
-    _keras("tensorflow", "tensorflow-cpu"),
-    Entry("tensorflow-fused", "tf.raw_ops.FusedBatchNormV3", "tensorflow_fused", ("tensorflow-cpu",)),
+    _keras("tensorflow", _TENSORFLOW),
+    Entry("tensorflow-fused", "tf.raw_ops.FusedBatchNormV3", "tensorflow_fused", (_TENSORFLOW,)),
     Entry("tinygrad", "tinygrad.nn.BatchNorm", "tinygrad_layer", ("tinygrad",)),
     Entry("mlx", "mlx.nn.BatchNorm", "mlx_layer", ("mlx",)),
-    Entry("paddle", "paddle.nn.BatchNorm2D", "paddle_layer", ("paddlepaddle",)),
+    Entry("paddle", "paddle.nn.BatchNorm2D", "paddle_layer", ("paddlepaddle|paddlepaddle-gpu",)),
     Entry("karpathy", "BatchNorm1d of the makemore lecture, from its description", "karpathy", ("torch",)),
 )  # fmt: skip
 

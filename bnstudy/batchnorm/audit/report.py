@@ -15,11 +15,11 @@ from rich.table import Table
 from bnstudy.batchnorm.audit.table import rows as table_rows
 
 _INTRODUCTION = """Each layer was fed chosen batches in a process of its own and judged by what came back, not by its
-documentation: factors, weights and ε are fitted. Variances are those of the training batch, m values a channel: biased divides
-by m, unbiased by m-1. "weight" is that of the new batch in the moving average at the layer's default, and in brackets what its momentum argument
-weighs and its default. "misfit" is the largest relative residual of the laws that the row rests on, "next" the relative
-distance of the nearest other hypothesis. "Δ bnstudy" is the largest difference of outputs and buffers from bnstudy's layer
-under the named convention over five updates and five evaluations, float32."""
+documentation: factors, weights and ε are fitted. Variances are those of the training batch, m values a channel: biased
+divides by m, unbiased by m-1. "weight" is that of the new batch in the moving average at the layer's default; "momentum" is
+what the layer's argument of that name (or decay) weighs, and its default. "misfit" is the largest relative residual
+of the laws that the row rests on, "next" the relative distance of the nearest other hypothesis. "Δ bnstudy" is the largest
+difference of outputs and buffers from bnstudy's layer under the named convention over five updates, float32."""
 
 
 def sections(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str], list[str]]:
@@ -35,6 +35,7 @@ def sections(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str], list[str]]:
             "stores": measured["accumulate"],
             "convention": measured["convention"],
             "weight": [_weight(one) for one in records],
+            "momentum": [_momentum(one) for one in records],
             "ε": [_epsilon(one) for one in records],
             "start": [f"{_number(m)}, {_number(v)}" for m, v in measured[["start_mean", "start_variance"]].to_numpy()],
             "bias correction": measured["bias_correction"],
@@ -90,7 +91,7 @@ def show(table: pd.DataFrame, console: Console) -> None:
     columns = ["name", "version", "convention", "weight", "ε", "Δ bnstudy"]
     grid = Table(box=None, pad_edge=False)
     for column in columns:
-        grid.add_column(column, no_wrap=column in ("name", "convention"))
+        grid.add_column(column, no_wrap=column in ("name", "version", "convention", "ε"))
     for values in shown[columns].to_numpy():
         grid.add_row(*map(str, values))
     if len(shown):
@@ -103,12 +104,17 @@ def show(table: pd.DataFrame, console: Console) -> None:
 
 
 def _weight(one: dict[str, Any]) -> str:
-    weight, default = one["weight"], one["momentum_default"]
-    if math.isnan(weight):
-        return "-"
-    argument = "no default" if math.isnan(default) else f"default {default:g}"
-    schedule = {"constant": "", "bias-corrected": "", "cumulative": "1/t, "}.get(one["schedule"], "1, then ")
-    return f"{schedule}{weight:g} ({one['momentum_means']}, {argument})"
+    if one["schedule"] == "cumulative":
+        return "1/t"
+    first = "1, then " if one["schedule"] == "first batch replaces the start" else ""
+    return "-" if math.isnan(one["weight"]) else f"{first}{one['weight']:g}"
+
+
+def _momentum(one: dict[str, Any]) -> str:
+    if one["momentum_means"] not in ("new batch", "old value"):
+        return str(one["momentum_means"])
+    default = one["momentum_default"]
+    return f"{one['momentum_means']}, {'no default' if math.isnan(default) else f'{default:g}'}"
 
 
 def _epsilon(one: dict[str, Any]) -> str:

@@ -49,7 +49,7 @@ def row(measurement: Measurement) -> dict[str, Any]:
         "name": entry.name,
         "layer": entry.layer,
         "framework": entry.framework,
-        "version": versions.get(entry.packages[0], ""),
+        "version": next((versions[name] for name in entry.packages[0].split("|") if name in versions), ""),
         "versions": ", ".join(f"{package} {version}" for package, version in versions.items()),
         "status": measurement.status,
         "reason": measurement.reason,

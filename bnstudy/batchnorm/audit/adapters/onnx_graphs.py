@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import io
+import tempfile
 import warnings
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -100,13 +101,14 @@ def exported(channels: int, momentum: float | None, training: bool, dynamo: bool
             )
             model = program.model_proto  # type: ignore[union-attr]
         else:
-            buffer = io.BytesIO()
             mode = torch.onnx.TrainingMode.TRAINING if training else torch.onnx.TrainingMode.EVAL
-            torch.onnx.export(
-                module, (example,), buffer, dynamo=False, training=mode, opset_version=17, do_constant_folding=False,
-                keep_initializers_as_inputs=True, input_names=["x"], dynamic_axes={"x": {0: "n", 2: "h", 3: "w"}},
-            )  # fmt: skip
-            model = onnx.load_from_string(buffer.getvalue())
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "batchnorm.onnx"
+                torch.onnx.export(
+                    module, (example,), file, dynamo=False, training=mode, opset_version=17, do_constant_folding=False,
+                    keep_initializers_as_inputs=True, input_names=["x"], dynamic_axes={"x": {0: "n", 2: "h", 3: "w"}},
+                )  # fmt: skip
+                model = onnx.load(file)
     return _opened(model, channels)
 
 

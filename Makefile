@@ -1,0 +1,33 @@
+# Everything in .venv, from nothing: `make study` runs the main job, `make test` the tests.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: study test test-slow check lock clean
+
+study: .venv/ready
+	$(BIN)/bnstudy run +experiments=quick
+
+test: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow"
+
+test-slow: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
+
+check: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock: .venv/ready
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --all-extras --no-emit-index-url --no-header --no-annotate pyproject.toml -o requirements.lock
+
+# Versions come from the lock file; torch comes with its CUDA libraries, because PyPI's torchvision is built against them.
+.venv/ready: pyproject.toml requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q uv
+	$(BIN)/uv pip install -q --python $(BIN)/python -c requirements.lock -e '.[dev]'
+	touch .venv/ready
+
+clean:
+	rm -rf .venv

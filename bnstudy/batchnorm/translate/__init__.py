@@ -1,0 +1,1 @@
+"""Carry a trained checkpoint from one BatchNorm to another: rules on tensors, and the files they live in."""

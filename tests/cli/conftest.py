@@ -1,0 +1,33 @@
+"""The command line, run as a user runs it: a process of its own, in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+TINY = ("model.width=8", "model.depth=1", "epochs=1", "dataset.train_size=200", "dataset.test_size=100")
+
+
+@pytest.fixture
+def bnstudy(tmp_path: Path) -> Command:
+    """Run `bnstudy ARGUMENTS` in an empty folder."""
+    program = Path(sys.executable).parent / "bnstudy"
+
+    def call(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        return subprocess.run(
+            [str(program), *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=timeout
+        )
+
+    return call
+
+
+def files_under(folder: Path) -> list[str]:
+    """Every file below a folder, by relative path."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())

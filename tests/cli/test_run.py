@@ -1,0 +1,121 @@
+"""`bnstudy run` from the first cell to the tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import bnstudy as package
+from tests.cli.conftest import TINY, Command
+
+TABLES = ("metrics", "distances", "gaps", "generalisation", "summary")
+
+
+def read(folder: Path) -> dict[str, pd.DataFrame]:
+    return {name: pd.read_parquet(folder / f"{name}.parquet") for name in TABLES}
+
+
+def test_a_sweep_trains_once_a_side_and_tabulates_every_convention(bnstudy: Command, tmp_path: Path) -> None:
+    sweep = ("-m", "name=sweep", "variance=paper,karpathy,flax,inverted", "batch_size=4,16", "seeds=3", *TINY)
+    done = bnstudy("run", *sweep)
+    assert done.returncode == 0, done.stderr
+    # 2 batch sizes, 2 normalising sides, one block of three seeds: four trainings serve eight cells.
+    assert "8 cells, 4 jobs: 0 done, 0 failed before, 4 to run" in done.stderr
+    assert len(list((tmp_path / "outputs" / "jobs").iterdir())) == 4
+    tables = package.load("sweep", tmp_path / "results", tmp_path / "outputs")
+    assert set(tables["gaps"]["convention"]) == {"paper", "consistent_unbiased", "consistent_biased", "inverted"}
+    assert set(tables["metrics"]["seed"]) == {0, 1, 2}
+    terms = tables["gaps"][["bessel", "lag", "pooling", "noise"]].sum(axis=1)
+    np.testing.assert_allclose(terms, tables["gaps"]["gap"], atol=1e-12)
+    for word in ("mlp on digits", "paper", "consistent_unbiased", "±", "Command:"):
+        assert word in done.stdout
+    provenance = json.loads((tmp_path / "results" / "sweep" / "provenance.json").read_text())
+    assert provenance["runs"] == 12
+    assert provenance["seeds"] == [0, 1, 2]
+    assert (tmp_path / "results" / "sweep" / "summary.md").read_text().startswith("# sweep")
+
+    again = bnstudy("run", *sweep)
+    assert "4 done, 0 failed before, 0 to run" in again.stderr
+    extended = bnstudy("run", *(argument.replace("seeds=3", "seeds=4") for argument in sweep))
+    assert "4 to run" in extended.stderr  # seed 3 alone
+    assert set(package.load("sweep", tmp_path / "results")["metrics"]["seed"]) == {0, 1, 2, 3}
+
+
+def test_the_same_command_twice_gives_identical_tables_bit_for_bit(bnstudy: Command, tmp_path: Path) -> None:
+    for folder in ("first", "second"):
+        done = bnstudy(
+            "run",
+            "-m",
+            "name=same",
+            f"output_dir={folder}",
+            f"results_dir={folder}",
+            "variance=paper,karpathy",
+            "seeds=2",
+            *TINY,
+        )
+        assert done.returncode == 0, done.stderr
+    for name in TABLES:
+        paths = (tmp_path / folder / "same" / f"{name}.parquet" for folder in ("first", "second"))
+        first, second = (path.read_bytes() for path in paths)
+        assert first == second, name
+
+
+def test_a_baseline_without_batchnorm_and_a_regression_are_tabulated(bnstudy: Command, tmp_path: Path) -> None:
+    done = bnstudy(
+        "run", "-m", "name=mixed", "dataset=diabetes", "dataset.train_size=200", "model.norm=batch,layer,none", "seeds=2",
+        "model.width=8", "epochs=1", "variance=paper,inverted",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    tables = package.load("mixed", tmp_path / "results")
+    assert set(tables["metrics"]["norm"]) == {"batch", "layer", "none"}
+    assert set(tables["gaps"]["norm"]) == {"batch"}
+    assert set(tables["gaps"]["metric"]) == {"r2", "mse"}
+    assert set(tables["generalisation"]["convention"]) == {"paper", "inverted", "none"}
+
+
+def test_a_diverged_seed_is_named_and_left_out(bnstudy: Command, tmp_path: Path) -> None:
+    done = bnstudy("run", "name=wild", "optimizer.lr=1e30", "seeds=2", *TINY)
+    assert done.returncode == 0, done.stderr
+    assert "Diverged: job" in done.stdout
+    assert "(2 diverged)" in done.stdout
+    summary = package.load("wild", tmp_path / "results")["summary"]
+    assert (summary["diverged"] == 2).all()
+    assert summary["mean"].isna().all()
+
+
+def test_a_job_that_raises_is_recorded_and_the_others_go_on(bnstudy: Command, tmp_path: Path) -> None:
+    sweep = ("-m", "name=half", "seeds=2", "variance=paper", "model=mlp,resnet8", "precision=float64,bfloat16", *TINY[2:])
+    folder = tmp_path / "outputs" / "jobs"
+    done = bnstudy("run", *sweep, "model.width=4")
+    assert done.returncode == 0, done.stderr
+    victim = min(folder.iterdir())
+    record = json.loads((victim / "job.json").read_text())
+    (victim / "job.json").write_text(json.dumps(record | {"status": "failed", "message": "ValueError: planted"}))
+    failed = bnstudy("run", *sweep, "model.width=4")
+    assert failed.returncode == 1
+    assert f"{victim.name}: failed earlier: ValueError: planted" in failed.stderr
+    assert "retry_failed=true" in failed.stderr
+    retried = bnstudy("run", *sweep, "model.width=4", "retry_failed=true")
+    assert retried.returncode == 0, retried.stderr
+    assert "1 to run" in retried.stderr
+
+
+def test_hydra_prints_the_configuration_of_a_cell(bnstudy: Command) -> None:
+    done = bnstudy("run", "variance=karpathy", "batch_size=4", "--cfg", "job")
+    assert done.returncode == 0
+    assert "normalize: unbiased" in done.stdout
+    assert "batch_size: 4" in done.stdout
+
+
+@pytest.mark.parametrize("option", [(), ("--m-eff", "20"), ("--momentum", "0.1"), ("--positions", "49")])
+def test_predict_prints_the_theory_table(bnstudy: Command, option: tuple[str, ...]) -> None:
+    done = bnstudy("predict", "--batch-size", "2", *option)
+    assert done.returncode == 0
+    assert "inverted" in done.stdout
+    if not option:
+        row = next(line for line in done.stdout.splitlines() if "inverted" in line)
+        assert [cell.strip() for cell in row.strip("│").split("│")][1:] == ["0.500000", "2.000000", "4.000000"]
