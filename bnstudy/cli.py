@@ -29,6 +29,22 @@ def run(context: typer.Context) -> None:
     raise typer.Exit(commands.run(context.args))
 
 
+@app.command(context_settings=_HYDRA)
+def plan(context: typer.Context) -> None:
+    """Say what `run` with the same arguments would do, and how long it would take; nothing is trained or written."""
+    from bnstudy import commands
+
+    raise typer.Exit(commands.run(context.args, only_plan=True))
+
+
+@app.command()
+def status(name: str, output_dir: Annotated[Path, typer.Option(help="Where the raw runs are.")] = Path("outputs")) -> None:
+    """Say what has become of a study: done, running and where, missing, failed and why."""
+    from bnstudy import commands
+
+    raise typer.Exit(commands.status(name, output_dir))
+
+
 @app.command()
 def report(
     name: str,

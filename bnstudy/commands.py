@@ -10,17 +10,19 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bnstudy.assets import config_folder
 from bnstudy.errors import UserError
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], only_plan: bool = False) -> int:
     """Run a study as a Hydra application: compose its cells, train what is missing, write tables and print them.
 
     Args:
         arguments: Hydra's overrides and flags.
+        only_plan: print the plan instead; nothing is trained or written.
 
     Returns:
         0; 1 if a job is not done; 130 if interrupted.
@@ -48,7 +50,7 @@ def run(arguments: Sequence[str]) -> int:
     def task(given: DictConfig | list[Any]) -> int:
         try:
             configs = [typed(given)] if isinstance(given, DictConfig) else given
-            codes.append(_run_cells(configs, command))
+            codes.append(_plan_cells(configs) if only_plan else _run_cells(configs, command))
         except UserError as error:  # raised through Hydra, it would be announced twice
             mistakes.append(error)
             return 2
@@ -79,9 +81,9 @@ def _run_cells(configs: list[Any], command: str) -> int:
     outcome = run_study(configs, command)
     errors = Console(stderr=True, highlight=False)
     for line in describe_failures(outcome):
-        errors.print(line, markup=False)
+        errors.print(line, markup=False, soft_wrap=True)
     if outcome.interrupted:
-        errors.print("stopped; finished jobs are kept, and the same command goes on from here", markup=False)
+        errors.print("stopped; finished jobs are kept, and the same command goes on from here", soft_wrap=True)
         return 130
     try:
         report(first.name, Path(first.results_dir), Path(first.output_dir))
@@ -90,6 +92,49 @@ def _run_cells(configs: list[Any], command: str) -> int:
             raise
         return 1  # no job is done, and why was said above
     return 0 if outcome.complete else 1
+
+
+def _plan_cells(configs: list[Any]) -> int:
+    from bnstudy.sweeps.engines.local import workers
+    from bnstudy.sweeps.estimate import estimate
+    from bnstudy.sweeps.study import plan_changes, plan_study
+
+    plan, store = plan_study(configs)
+    console = Console(highlight=False)
+    console.print(
+        f"{len(plan.cells)} cells, {len(plan.jobs)} jobs: {len(plan.done)} done, {len(plan.missing)} missing, "
+        f"{len(plan.failed)} failed"
+    )
+    for line in plan_changes(plan, store, configs[0].name):
+        console.print(line, markup=False)
+    for name, record in plan.failed.items():
+        console.print(f"failed: {name}: {record.get('message', '')}", markup=False)
+    if plan.missing:
+        engine = configs[0].engine
+        cost = estimate(plan.missing, store, workers(engine))
+        console.print(
+            f"About {_duration(cost.seconds)} on {workers(engine)} workers ({_duration(cost.core_seconds)} of one core; "
+            f"{cost.measured} jobs from finished ones, {cost.probed} from a probe), {cost.disk / 1e6:.1f} MB"
+        )
+    return 0
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def status(name: str, output_dir: Path) -> int:
+    """Print what has become of a study; 1 if some job is failed or missing and not running."""
+    from bnstudy.sweeps.status import status_lines, study_status
+    from bnstudy.sweeps.store import Store
+
+    found = study_status(Store(output_dir), name)
+    console = Console(highlight=False)
+    for line in status_lines(found):
+        console.print(line, markup=False, soft_wrap=True)
+    return 0 if not found.failed and not found.missing else 1
 
 
 def report(name: str, results_dir: Path, output_dir: Path) -> None:
@@ -109,8 +154,8 @@ def report(name: str, results_dir: Path, output_dir: Path) -> None:
     for title, table in printed_tables(tables["summary"]):
         show(console, title, table)
     for line in provenance_lines(provenance):
-        console.print(line, markup=False)
-    console.print(f"Tables: {results_dir / name}", markup=False)
+        console.print(line, markup=False, soft_wrap=True)
+    console.print(f"Tables: {results_dir / name}", markup=False, soft_wrap=True)
 
 
 def predict(batch_size: int, positions: int, m_eff: float | None, momentum: float | None) -> None:
@@ -146,7 +191,8 @@ def predict(batch_size: int, positions: int, m_eff: float | None, momentum: floa
 
 def show(console: Console, title: str, frame: pd.DataFrame) -> None:
     """Print a DataFrame of texts as a table."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    console.print(f"[bold]{escape(title)}")
+    table = Table()
     for index, column in enumerate(frame.columns):
         table.add_column(str(column), justify="left" if index == 0 else "right")
     for row in frame.itertuples(index=False):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 
 from bnstudy.training.data import Dataset, load_dataset
 from tests.tiny import DIGITS
+
+settings.register_profile("bnstudy", deadline=None)  # machines under load are slow, not wrong
+settings.load_profile("bnstudy")
 
 
 @pytest.fixture(scope="session")

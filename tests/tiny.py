@@ -15,9 +15,7 @@ RESNET8 = ModelConfig(name="resnet8", architecture="resnet", depth=8, width=4)
 
 def tiny(variance: str = "paper", **changes: Any) -> Config:
     """A tiny digits MLP on the CPU; `changes` by key, with `__` for the dot of a nested one."""
-    config = Config(
-        dataset=copy.copy(DIGITS), model=copy.copy(MLP), batch_size=8, epochs=2, seeds=3, device="cpu"
-    )
+    config = Config(dataset=copy.copy(DIGITS), model=copy.copy(MLP), batch_size=8, epochs=2, seeds=3, device="cpu")
     convention = CONVENTIONS[variance]
     config.variance.name, config.variance.normalize = variance, convention.normalize
     config.variance.accumulate = convention.accumulate

@@ -114,7 +114,7 @@ def provenance_lines(provenance: Mapping[str, Any]) -> list[str]:
     lines = [
         f"Command: `{provenance['command']}`",
         f"Runs: {provenance['runs']} ({provenance['trainings']} jobs), seeds {_ranges(provenance['seeds'])}, "
-        f"{provenance['cpu_seconds']:.0f} core-seconds",
+        f"{provenance['cpu_seconds']:.1f} core-seconds",
         f"Code: bnstudy {source['bnstudy']}{commit}; {packages}",
         f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['threads']} thread(s) a job,"
         f" {machine['system']}",

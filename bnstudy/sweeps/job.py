@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import os
 import time
 import traceback
 from dataclasses import dataclass
@@ -74,6 +75,7 @@ def run_job(job: Job, root: str, source: Record, attempt: int = 1) -> Outcome:
             "config": dataclasses.asdict(job.config),
             "started": started,
             "attempt": attempt,
+            "process": os.getpid(),
             "source": source,
             "versions": versions(),
             "machine": machine(),

@@ -26,9 +26,10 @@ class Display:
         plan: the study's plan.
         todo: the jobs that are to run now.
         workers: how many run at a time.
+        notes: lines to say first.
     """
 
-    def __init__(self, store: Store, plan: Plan, todo: Sequence[Job], workers: int) -> None:
+    def __init__(self, store: Store, plan: Plan, todo: Sequence[Job], workers: int, notes: Sequence[str] = ()) -> None:
         self.store, self.todo = store, {job.id: job for job in todo}
         self.console = Console(stderr=True)
         self.plain = not self.console.is_terminal
@@ -39,9 +40,14 @@ class Display:
             f"{len(plan.cells)} cells, {len(plan.jobs)} jobs: {done} done, {len(plan.failed)} failed before, "
             f"{len(todo)} to run on {workers} worker{'s' if workers > 1 else ''}",
             highlight=False,
+            soft_wrap=True,
         )
+        for note in notes:
+            self.console.print(note, highlight=False, markup=False, soft_wrap=True)
         for name in plan.foreign:
-            self.console.print(f"{name}: written by another version of bnstudy; it is trained again", highlight=False)
+            self.console.print(
+                f"{name}: written by another version of bnstudy; it is trained again", highlight=False, soft_wrap=True
+            )
         self.total_steps = sum(job.steps * len(job.seeds) for job in todo)
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -72,17 +78,19 @@ class Display:
 
     def finished(self, outcome: Outcome) -> None:
         """Count a job that ended."""
-        good = outcome.status in ("done", "elsewhere")
+        good = outcome.status == "done"
         self.counts["done" if good else "failed"] += 1
         self.progress.advance(self.overall)
         ended = sum(self.counts.values())
         if not good:
-            self.console.print(f"{outcome.job}: {outcome.status}: {outcome.message}", highlight=False, markup=False)
+            self.console.print(
+                f"{outcome.job}: {outcome.status}: {outcome.message}", highlight=False, markup=False, soft_wrap=True
+            )
         if self.plain and (ended == len(self.todo) or ended % max(1, len(self.todo) // 20) == 0):
             seconds = time.monotonic() - self.begun
             left = seconds / ended * (len(self.todo) - ended)
             line = f"{ended}/{len(self.todo)} jobs, {seconds:.0f} s, about {left:.0f} s left"
-            self.console.print(line, highlight=False)
+            self.console.print(line, highlight=False, soft_wrap=True)
 
     def _watch(self) -> None:
         while not self.stop.wait(0.5):

@@ -11,7 +11,7 @@ from typing import Any
 
 import bnstudy
 
-_PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "torchmetrics", "hydra-core")
+_PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "hydra-core")
 
 
 def source_state() -> dict[str, Any]:

@@ -7,21 +7,22 @@ import dataclasses
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
 from bnstudy.errors import UserError
+from bnstudy.sweeps.claims import living
 from bnstudy.sweeps.engines.local import run_local, workers
 from bnstudy.sweeps.identity import training_id
 from bnstudy.sweeps.job import Outcome
 from bnstudy.sweeps.plan import Job, Plan, cell_fields, make_plan
 from bnstudy.sweeps.progress import Display
 from bnstudy.sweeps.provenance import source_state
-from bnstudy.sweeps.store import Store
+from bnstudy.sweeps.store import Record, Store
 from bnstudy.training.checks import check, check_values_per_channel
-from bnstudy.training.config import Config
+from bnstudy.training.config import Config, EngineConfig
 from bnstudy.training.files import require_files
 from bnstudy.training.grouping import block_size
 from bnstudy.training.shapes import DatasetShape
@@ -89,6 +90,22 @@ def plan_study(configs: Sequence[Config]) -> tuple[Plan, Store]:
     return make_plan(resolved, store, size, steps, cost), store
 
 
+def plan_changes(plan: Plan, store: Store, name: str) -> list[str]:
+    """What a study's jobs were when it was last run, if they are others now: its YAML or the command has changed."""
+    before = store.study(name)
+    if before is None:
+        return []
+    old = {job for cell in before["cells"] for job in cell["jobs"]}
+    new = {job.id for job in plan.jobs}
+    lines = []
+    if gone := sorted(old - new):
+        kept = sum(store.record(job) is not None for job in gone)
+        lines.append(f"{name}: {len(gone)} jobs of its last run no longer belong ({kept} of them ran and stay in the store)")
+    if gone and (added := len(new - old)):
+        lines.append(f"{name}: {len(new & old)} jobs still belong, {added} are new")
+    return lines
+
+
 def run_study(configs: Sequence[Config], command: str) -> StudyOutcome:
     """Train what is missing and record the study.
 
@@ -108,6 +125,7 @@ def run_study(configs: Sequence[Config], command: str) -> StudyOutcome:
     first = configs[0]
     store.require_writable()
     source = source_state()
+    changes = plan_changes(plan, store, first.name)
     store.save_study(
         first.name,
         {
@@ -121,17 +139,41 @@ def run_study(configs: Sequence[Config], command: str) -> StudyOutcome:
     todo = [*plan.missing, *([job for job in plan.jobs if job.id in plan.failed] if first.retry_failed else [])]
     outcomes: list[Outcome] = []
     interrupted = False
-    display = Display(store, plan, todo, workers(first.engine))
+    display = Display(store, plan, todo, workers(first.engine), changes)
     with _sigterm_interrupts(), display:
-        runner = run_local(todo, str(store.root), source, first.engine) if todo else iter(())
         try:
-            with contextlib.closing(runner):  # type: ignore[type-var]
+            with contextlib.closing(_run_shared(todo, store, source, first.engine)) as runner:
                 for outcome in runner:
                     outcomes.append(outcome)
                     display.finished(outcome)
         except KeyboardInterrupt:
             interrupted = True
     return StudyOutcome(plan, outcomes, interrupted)
+
+
+def _run_shared(todo: Sequence[Job], store: Store, source: Record, engine: EngineConfig) -> Generator[Outcome, None, None]:
+    """Run jobs and wait for those that somebody else holds; should he die, they are taken over."""
+    while todo:
+        elsewhere: list[Job] = []
+        with contextlib.closing(run_local(todo, str(store.root), source, engine)) as runner:
+            for outcome in runner:
+                if outcome.status == "elsewhere":
+                    elsewhere += [job for job in todo if job.id == outcome.job]
+                else:
+                    yield outcome
+        todo = []
+        while elsewhere and not todo:
+            time.sleep(0.5)
+            alive = living(store.claims)
+            # Claims before records: a holder writes his record first and lets go of the job then.
+            for job in [job for job in elsewhere if job.id not in alive]:
+                record = store.record(job.id)
+                if record is None:
+                    todo.append(job)
+                else:
+                    yield Outcome(job.id, str(record["status"]), str(record.get("message", "")), float(record["seconds"]))
+                elsewhere.remove(job)
+        todo += elsewhere  # they are asked for again with the orphans, and waited for again
 
 
 def _resolve_device(configs: Sequence[Config]) -> str:
@@ -149,9 +191,13 @@ def _resolve_device(configs: Sequence[Config]) -> str:
 
 
 def _spatial(config: Config, shape: DatasetShape) -> dict[str, int]:
+    import torch
+
     from bnstudy.training.models import build_model, values_per_channel
 
-    return values_per_channel(build_model(config.model, shape.input_shape, shape.outputs, seed=0), shape.input_shape, 1)
+    with torch.device("meta"):  # shapes only: a network too large for this machine is its job's affair
+        model = build_model(config.model, shape.input_shape, shape.outputs, seed=0)
+    return values_per_channel(model, shape.input_shape, 1)
 
 
 def _steps(config: Config, shape: DatasetShape) -> int:
@@ -177,9 +223,7 @@ def _sigterm_interrupts() -> Iterator[None]:
 
 def describe_failures(outcome: StudyOutcome) -> list[str]:
     """One line for every job that is not done, and what to do about them."""
-    lines = [
-        f"{item.job}: {item.status}: {item.message}" for item in outcome.outcomes if item.status not in ("done", "elsewhere")
-    ]
+    lines = [f"{item.job}: {item.status}: {item.message}" for item in outcome.outcomes if item.status != "done"]
     told = {item.job for item in outcome.outcomes}
     for name, record in outcome.plan.failed.items():
         if name not in told:

@@ -78,9 +78,7 @@ def test_simulated_gaussian_batches_have_the_predicted_moments(m: int, name: str
 
 
 @pytest.mark.parametrize(("m", "alpha", "tolerance"), [(2, 0.1, 0.02), (4, 0.1, 0.005), (16, 0.1, 0.003), (4, 0.02, 0.003)])
-def test_simulated_moving_averages_raise_the_evaluation_moment_as_predicted(
-    m: int, alpha: float, tolerance: float
-) -> None:
+def test_simulated_moving_averages_raise_the_evaluation_moment_as_predicted(m: int, alpha: float, tolerance: float) -> None:
     random = np.random.default_rng(0)
     channels, steps = 40_000, round(8 / alpha)
     mean, variance = np.zeros(channels), np.ones(channels)

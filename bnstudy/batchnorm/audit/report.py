@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from bnstudy.atomic import atomic_file
 from bnstudy.batchnorm.audit.table import rows as table_rows
 
 _INTRODUCTION = """Each layer was fed chosen batches in a process of its own and judged by what came back, not by its
@@ -80,9 +80,8 @@ def section(table: pd.DataFrame) -> str:
 def write(table: pd.DataFrame, folder: Path) -> None:
     """Write `frameworks.md` and `section.html`, each through a temporary name."""
     for name, text in (("frameworks.md", markdown(table)), ("section.html", section(table))):
-        partial = folder / f".{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, folder / name)
+        with atomic_file(folder / name) as file:
+            file.write(text.encode())
 
 
 def show(table: pd.DataFrame, console: Console) -> None:
@@ -91,7 +90,7 @@ def show(table: pd.DataFrame, console: Console) -> None:
     columns = ["name", "version", "convention", "weight", "ε", "Δ bnstudy"]
     grid = Table(box=None, pad_edge=False)
     for column in columns:
-        grid.add_column(column, no_wrap=column in ("name", "version", "convention", "ε"))
+        grid.add_column(column.replace(" bnstudy", ""), no_wrap=True)
     for values in shown[columns].to_numpy():
         grid.add_row(*map(str, values))
     if len(shown):

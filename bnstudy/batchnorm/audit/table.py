@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pandera.pandas as pa
 
+from bnstudy.atomic import atomic_file
 from bnstudy.batchnorm.audit.agreement import largest_difference
 from bnstudy.batchnorm.audit.identify import identify
 from bnstudy.batchnorm.audit.processes import Measurement
@@ -100,7 +100,5 @@ def read(folder: Path) -> pd.DataFrame:
 
 def write(table: pd.DataFrame, folder: Path) -> None:
     """Write the table as Parquet, through a temporary name."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{FILE}.partial"
-    SCHEMA.validate(table).to_parquet(partial, index=False)
-    os.replace(partial, folder / FILE)
+    with atomic_file(folder / FILE) as file:
+        SCHEMA.validate(table).to_parquet(file, index=False)

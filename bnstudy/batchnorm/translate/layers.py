@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -69,18 +70,30 @@ def batchnorm_layers(state: Mapping[str, Tensor], place: str) -> list[LayerKeys]
             _check_shapes(layer, state, place)
             found.append(layer)
     if not found:
-        raise UserError(f"{place}: no BatchNorm buffers in it; running_mean and running_var (or a framework's names) expected")
+        raise UserError(
+            f"{place}: no BatchNorm buffers in it; running_mean and running_var (or a framework's names) expected"
+        )
     return found
 
 
 def _check_shapes(layer: LayerKeys, state: Mapping[str, Tensor], place: str) -> None:
     expected = state[layer.variance].shape
     if len(expected) != 1 or not state[layer.variance].is_floating_point():
-        raise UserError(f"{place}: {layer.variance!r} has shape {tuple(expected)}; one floating-point value a channel expected")
+        raise UserError(
+            f"{place}: {layer.variance!r} has shape {tuple(expected)}; one floating-point value a channel expected"
+        )
     for key in (layer.mean, layer.gain, layer.shift):
         if key is not None and state[key].shape != expected:
             shapes = f"{tuple(state[key].shape)}, {layer.variance!r} has {tuple(expected)}"
             raise UserError(f"{place}: {key!r} has shape {shapes}; they must be equal")
+
+
+def has_buffers(content: Mapping[Any, Any]) -> bool:
+    """Whether a mapping holds, directly, tensors named as running variances are."""
+    last = {
+        re.split(r"[./]", key)[-1] for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)
+    }
+    return any(variance in last for _, variance, _, _ in _FAMILIES)
 
 
 def looks_convolutional(state: Mapping[str, Tensor]) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from torch import Tensor, nn
 
+from bnstudy.batchnorm.layers import ConventionBatchNorm
 from bnstudy.batchnorm.translate.values import values_per_channel
 from bnstudy.errors import UserError
 
@@ -56,15 +57,17 @@ def settings_of(model: nn.Module, batch: Tensor | None = None) -> Settings:
     found = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)}
     if not found:
         raise UserError("model: it has no BatchNorm layers, and so no settings")
-    conventions = {layer.convention.name if hasattr(layer, "convention") else "torch" for layer in found.values()}
+    conventions = {layer.convention.name if isinstance(layer, ConventionBatchNorm) else "torch" for layer in found.values()}
     momenta = {"cumulative" if layer.momentum is None else float(layer.momentum) for layer in found.values()}
     for key, values in (("convention", conventions), ("momentum", momenta)):
         if len(values) > 1:
-            raise UserError(f"{key}: layers differ ({', '.join(sorted(map(str, values)))}); they must be equal to be translated")
+            raise UserError(
+                f"{key}: layers differ ({', '.join(sorted(map(str, values)))}); they must be equal to be translated"
+            )
     measured = None if batch is None else values_per_channel(model, batch)
     size = None if batch is None else batch.size(0)
     eps = {name: float(layer.eps) for name, layer in found.items()}
-    return Settings(conventions.pop(), _compact(eps), momenta.pop(), size, None, measured)
+    return Settings(conventions.pop(), _compact(eps), next(iter(momenta)), size, None, measured)
 
 
 def read(path: Path) -> Settings:
@@ -106,7 +109,9 @@ def parse_momentum(value: object, place: str) -> float | None:
     except ValueError:
         alpha = math.nan
     if not 0 < alpha <= 1:
-        raise UserError(f"{place}: momentum {value!r} is no weight of the new batch; use a number in (0, 1], or 'cumulative'")
+        raise UserError(
+            f"{place}: momentum {value!r} is no weight of the new batch; use a number in (0, 1], or 'cumulative'"
+        )
     return alpha
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from bnstudy.batchnorm.translate import rules
 from bnstudy.batchnorm.translate.frameworks import Framework, framework
 from bnstudy.batchnorm.translate.layers import LayerKeys, batchnorm_layers
+from bnstudy.batchnorm.translate.settings import parse_momentum
 from bnstudy.errors import UserError
 
 GOALS = ("inference", "training", "as-trained")
@@ -40,7 +41,7 @@ def translate_state(
     *,
     eps: float | Mapping[str, float],
     values: Mapping[str, int] | Callable[[], Mapping[str, int]] | None = None,
-    momentum: float | None = None,
+    momentum: float | str | None = None,
     steps: int | None = None,
     target_eps: float | None = None,
     place: str = "state",
@@ -61,7 +62,8 @@ def translate_state(
         goal: "inference", "training" or "as-trained".
         eps: ε of the source's layers, one number or one by layer name.
         values: m by layer name, or a function that works it out when it turns out to be needed. Default: None.
-        momentum: α, the weight of the new batch, the same on both sides; None for the cumulative average. Default: None.
+        momentum: α, the weight of the new batch, the same on both sides; "cumulative" for the average over all batches;
+            None where it is unknown. Default: None.
         steps: t, where the state does not count batches. Default: None.
         target_eps: the ε that the target has and cannot change; goal "inference" only. Default: None.
         place: name of the state in messages. Default: "state".
@@ -102,7 +104,9 @@ def _keep_inference(
             if eps[layer.name] == target_eps:
                 continue
             if layer.gain is None:
-                raise UserError(f"target_eps: layer {layer.name!r} has no γ to fold ε into; give the target ε {eps[layer.name]:g}")
+                raise UserError(
+                    f"target_eps: layer {layer.name!r} has no γ to fold ε into; give the target ε {eps[layer.name]:g}"
+                )
             new[layer.gain] = rules.fold(state[layer.gain], state[layer.variance], eps[layer.name], target_eps)
         if any(eps[layer.name] != target_eps for layer in layers):
             notes.append("ε is folded into γ: inference is unchanged, training-mode outputs are not")
@@ -152,7 +156,7 @@ def _as_trained(
     here: Framework,
     there: Framework,
     values: Mapping[str, int] | Callable[[], Mapping[str, int]] | None,
-    momentum: float | None,
+    momentum: float | str | None,
     steps: int | None,
     place: str,
 ) -> Translated:
@@ -160,11 +164,14 @@ def _as_trained(
     new = dict(state)
     if source.accumulate == target.accumulate and here.bias_corrected == there.bias_corrected:
         note = f"both sides store the {source.accumulate} variance: running variances stay as they are"
-        return Translated(new, eps, {}, (note,))
+        return Translated(new, eps, {}, (note, *_other_divisor(here, there)))
+    if momentum is None:
+        raise UserError("momentum: the weight of the new batch in training is unknown; give --momentum")
+    alpha = parse_momentum(momentum, "momentum")
     counts = _values(values, layers)
     for layer in layers:
         t = _steps(state, layer, steps)
-        shares = [rules.start_share(momentum, t, side.bias_corrected) for side in (here, there)]
+        shares = [rules.start_share(alpha, t, side.bias_corrected) for side in (here, there)]
         ratio = rules.accumulating_ratio(source, target, counts[layer.name])
         try:
             new[layer.variance] = rules.as_trained(state[layer.variance], ratio, *shares)
@@ -173,10 +180,13 @@ def _as_trained(
                 f"{place}: layer {layer.name!r}: {error}, the share of the start value 1 that {t} batches at momentum "
                 f"{momentum} leave; check momentum and steps"
             ) from error
-    notes = []
-    if source.normalize != target.normalize:
-        notes.append("the two sides normalise training batches differently: the target would also have learned another γ")
-    return Translated(new, eps, {}, tuple(notes))
+    return Translated(new, eps, {}, _other_divisor(here, there))
+
+
+def _other_divisor(here: Framework, there: Framework) -> tuple[str, ...]:
+    if here.convention.normalize == there.convention.normalize:
+        return ()
+    return ("the two sides normalise training batches differently: the target's layers would also have seen other inputs",)
 
 
 def _values(

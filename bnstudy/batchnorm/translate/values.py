@@ -81,7 +81,9 @@ def resolve(
     if per_layer is not None:
         return _from_layers(names, per_layer, batch_size)
     if batch_size is None:
-        raise UserError("batch_size: m, the values per channel in training, is unknown; give --batch-size or --per-layer FILE")
+        raise UserError(
+            "batch_size: m, the values per channel in training, is unknown; give --batch-size or --per-layer FILE"
+        )
     if spatial is None and convolutional:
         raise UserError(
             "spatial: the file has convolutions, where m = N·H·W differs from the batch size; "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures import Future as ConcurrentFuture
 
@@ -25,7 +26,7 @@ def workers(config: EngineConfig) -> int:
     return config.workers or max(1, len(os.sched_getaffinity(0)) // config.threads)
 
 
-def run_local(jobs: Sequence[Job], root: str, source: Record, config: EngineConfig) -> Iterator[Outcome]:
+def run_local(jobs: Sequence[Job], root: str, source: Record, config: EngineConfig) -> Generator[Outcome, None, None]:
     """Run jobs in worker processes, in their order, and yield each outcome as it comes.
 
     A process that dies is not the job's own fault: the job starts once more, then is reported as "lost". Closing the
@@ -39,17 +40,15 @@ def run_local(jobs: Sequence[Job], root: str, source: Record, config: EngineConf
 
     Source: bnstudy issue 3, part 2.
     """
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPool(
-        max_workers=min(workers(config), max(1, len(jobs))),
-        context=context,
-        initializer=_prepare,
-        initargs=(config.threads,),
-    )
+    # Workers are forked from a server that has the heavy imports behind it and has computed nothing.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["bnstudy.training.measurement", "pandas", "sklearn.datasets", "sklearn.model_selection"])
+    pool = ProcessPool(max_workers=min(workers(config), max(1, len(jobs))), context=context)
     try:
         running: dict[ConcurrentFuture[Outcome], tuple[Job, int]] = {}
-        for job in jobs:
-            running[pool.schedule(run_job, args=(job, root, source))] = (job, 1)
+        with _interrupts_held_back():  # the pool's threads start here, and its processes inherit their mask
+            for job in jobs:
+                running[pool.schedule(run_job, args=(job, root, source))] = (job, 1)
         while running:
             finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             for future in finished:
@@ -70,8 +69,11 @@ def run_local(jobs: Sequence[Job], root: str, source: Record, config: EngineConf
         pool.join(timeout=5)
 
 
-def _prepare(threads: int) -> None:
-    """Set up a worker: before torch is imported, so that its thread pools come out right."""
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = str(threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Block SIGINT in this thread and in what it starts: Ctrl-C reaches every process of a terminal, and is the parent's."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -45,6 +45,4 @@ class FusedLayer:
 
 def subject(name: str) -> Subject:
     """The one subject of this module."""
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
     return Subject(FusedLayer, 1.0)

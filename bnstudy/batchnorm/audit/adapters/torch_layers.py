@@ -92,7 +92,6 @@ def _batchnorm2d(channels: int, momentum: float | None) -> nn.Module:
 
 def subject(name: str) -> Subject:
     """The subject of a name in the registry."""
-    torch.set_num_threads(1)
     if name == "torch-functional":
         return Subject(FunctionalLayer, None)
     if name in ("torch", "torch-compile"):

@@ -1,0 +1,78 @@
+"""What has become of a study, running or dead: from the store and the claims on it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from bnstudy.errors import UserError
+from bnstudy.sweeps.claims import living
+from bnstudy.sweeps.store import Record, Store
+
+
+@dataclass(frozen=True)
+class Status:
+    """A study as it stands.
+
+    Args:
+        cells: number of cells.
+        done, missing: jobs by name; a missing job may be running.
+        failed: reason by job.
+        running: living claims by job: host, process, step, steps, since.
+        diverged: for each job the seeds that diverged and at which step.
+    """
+
+    cells: int
+    done: list[str]
+    missing: list[str]
+    failed: dict[str, str]
+    running: dict[str, Record]
+    diverged: dict[str, dict[str, int]]
+
+
+def study_status(store: Store, name: str) -> Status:
+    """Look up every job of a study.
+
+    Raises:
+        UserError: no such study.
+
+    Source: bnstudy issue 3, part 3.
+    """
+    study = store.study(name)
+    if study is None:
+        raise UserError(f"{name}: no study of that name in {str(store.root)!r}; run it with `bnstudy run`")
+    names = list(dict.fromkeys(job for cell in study["cells"] for job in cell["jobs"]))
+    records = {job: record for job in names if (record := store.record(job)) is not None}
+    done = [job for job, record in records.items() if record["status"] == "done"]
+    claims = living(store.claims)
+    return Status(
+        cells=len(study["cells"]),
+        done=done,
+        missing=[job for job in names if job not in records],
+        failed={job: str(record.get("message", "")) for job, record in records.items() if record["status"] == "failed"},
+        running={job: claims[job] for job in names if job in claims},
+        diverged={job: records[job]["diverged"] for job in done if records[job].get("diverged")},
+    )
+
+
+def status_lines(status: Status) -> list[str]:
+    """A status for reading, a fact a line."""
+    jobs = len(status.done) + len(status.missing) + len(status.failed)
+    waiting = len([job for job in status.missing if job not in status.running])
+    lines = [
+        f"{status.cells} cells, {jobs} jobs: {len(status.done)} done, {len(status.running)} running, {waiting} missing, "
+        f"{len(status.failed)} failed"
+    ]
+    for job, claim in status.running.items():
+        lines.append(f"running: {job} on {claim['host']}, process {claim['pid']}, {_progress(claim)}")
+    lines += [f"failed: {job}: {message}" for job, message in status.failed.items()]
+    for job, seeds in status.diverged.items():
+        lines.append(f"diverged: {job}: " + ", ".join(f"seed {seed} at step {step}" for seed, step in seeds.items()))
+    return lines
+
+
+def _progress(claim: Record) -> str:
+    steps: Any = claim.get("steps", 0)
+    elapsed = max(0.0, time.time() - float(claim.get("since", time.time())))
+    return f"step {claim.get('step', 0)} of {steps}, {elapsed:.0f} s"

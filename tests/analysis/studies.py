@@ -1,0 +1,28 @@
+"""Real tiny studies for the tables' tests: planned, run in this process, and written down."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from bnstudy.sweeps.identity import training_id
+from bnstudy.sweeps.job import run_job
+from bnstudy.sweeps.plan import cell_fields, make_plan
+from bnstudy.sweeps.store import Store
+from bnstudy.training.config import Config
+
+SOURCE = {"bnstudy": "0.1.0", "commit": "a" * 40, "dirty": True}
+
+
+def run_study(root: Path, configs: Sequence[Config], name: str = "tiny", size: int = 2) -> Store:
+    """Run every job of some cells and record the study."""
+    store = Store(root)
+    names = {training_id(config) for config in configs}
+    plan = make_plan(configs, store, dict.fromkeys(names, size), dict.fromkeys(names, 1), dict.fromkeys(names, 1.0))
+    for job in plan.missing:
+        assert run_job(job, str(root), SOURCE).status == "done"
+    cells = [{"training": cell.training, "jobs": cell.jobs, "fields": cell_fields(cell)} for cell in plan.cells]
+    study = dataclasses.asdict(configs[0].study) | {"question": "Which one?"}
+    store.save_study(name, {"command": "bnstudy run +experiments=tiny", "study_fields": study, "cells": cells})
+    return store

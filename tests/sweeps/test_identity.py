@@ -1,0 +1,181 @@
+"""A training's name changes with what changes its numbers, and with nothing else."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bnstudy.sweeps.identity import job_id, training_fields, training_id
+from bnstudy.training.config import Config
+from tests.tiny import tiny
+
+MATTER: dict[str, list[Any]] = {
+    "dataset.name": ["gaussian", "mnist"],
+    "dataset.train_size": [50, None],
+    "dataset.test_size": [20, None],
+    "dataset.split_seed": [1],
+    "dataset.augment": ["crop_flip"],
+    "model.name": ["other"],
+    "model.architecture": ["resnet"],
+    "model.depth": [3],
+    "model.width": [13],
+    "model.norm": ["group", "layer", "none"],
+    "variance.normalize": ["unbiased"],
+    "optimizer.name": ["adamw"],
+    "optimizer.lr": [0.1, 1e-9],
+    "optimizer.scaling": ["sqrt", "none"],
+    "optimizer.reference_batch_size": [64],
+    "optimizer.momentum": [0.0],
+    "optimizer.nesterov": [True],
+    "optimizer.weight_decay": [1e-4],
+    "schedule.name": ["cosine"],
+    "schedule.warmup": [0.1],
+    "batch_size": [9],
+    "norm_batch_size": [4],
+    "momentum": [0.2, None],
+    "eps": [1e-3],
+    "epochs": [3],
+    "steps": [30],
+    "drop_last": [False],
+    "device": ["cuda"],
+    "precision": ["bfloat16", "float64"],
+}
+DO_NOT: dict[str, list[Any]] = {
+    "name": ["another study"],
+    "study.question": ["Why?"],
+    "study.hypothesis": ["Because."],
+    "study.metric": ["loss"],
+    "study.split": ["train"],
+    "study.margin": [0.01],
+    "study.alpha": [0.1],
+    "study.family": ["batch_size > 2"],
+    "dataset.root": ["/elsewhere"],
+    "dataset.download": [True],
+    "dataset.samples": [77],
+    "dataset.dimension": [7],
+    "dataset.noise": [0.5],
+    "variance.name": ["any name"],
+    "variance.accumulate": ["biased"],
+    "optimizer.betas": [[0.5, 0.5]],
+    "optimizer.eps": [0.1],
+    "optimizer.decay_norm": [True],
+    "engine.name": ["slurm"],
+    "engine.workers": [5],
+    "engine.threads": [2],
+    "seeds": [1, [5, 6]],
+    "replicas": [1, 4],
+    "tracking": ["wandb"],
+    "output_dir": ["/tmp"],
+    "results_dir": ["/tmp"],
+    "retry_failed": [True],
+}
+PAIRS = {
+    True: [(key, value) for key in MATTER for value in MATTER[key]],
+    False: [(key, value) for key in DO_NOT for value in DO_NOT[key]],
+}
+
+
+def changed(config: Config, key: str, value: Any) -> Config:
+    config = copy.deepcopy(config)
+    *path, last = key.split(".")
+    place: Any = config
+    for part in path:
+        place = getattr(place, part)
+    assert getattr(place, last) != value, "not a change"
+    setattr(place, last, value)
+    return config
+
+
+def keys_of(node: Any, prefix: str = "") -> set[str]:
+    found = set()
+    for key, value in vars(node).items():
+        inner = hasattr(value, "__dataclass_fields__")
+        found |= keys_of(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}"}
+    return found
+
+
+def test_every_key_of_the_configuration_is_known_to_matter_or_not() -> None:
+    """A new key makes this fail until somebody decides."""
+    assert set(MATTER) | set(DO_NOT) == keys_of(Config())
+    assert not set(MATTER) & set(DO_NOT)
+
+
+@pytest.mark.parametrize(("key", "value"), PAIRS[True])
+def test_what_changes_numbers_changes_the_name(key: str, value: Any) -> None:
+    assert training_id(changed(tiny(), key, value)) != training_id(tiny())
+
+
+@pytest.mark.parametrize(("key", "value"), PAIRS[False])
+def test_what_changes_no_numbers_does_not(key: str, value: Any) -> None:
+    assert training_id(changed(tiny(), key, value)) == training_id(tiny())
+
+
+@given(st.lists(st.sampled_from(PAIRS[False]), max_size=8, unique_by=lambda pair: pair[0]), st.sampled_from(PAIRS[True]))
+def test_no_mixture_of_changes_hides_one_that_matters(idle: list[tuple[str, Any]], real: tuple[str, Any]) -> None:
+    config = tiny()
+    for key, value in idle:
+        config = changed(config, key, value)
+    assert training_id(config) == training_id(tiny())
+    assert training_id(changed(config, *real)) != training_id(tiny())
+
+
+def test_different_changes_give_different_names() -> None:
+    names = [training_id(changed(tiny(), key, value)) for key, value in PAIRS[True]]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("base", "key", "value", "matters"),
+    [
+        ({"dataset__name": "gaussian"}, "dataset.dimension", 7, True),
+        ({"dataset__name": "gaussian"}, "dataset.noise", 0.5, True),
+        ({"dataset__name": "friedman1"}, "dataset.samples", 77, True),
+        ({"dataset__name": "friedman1"}, "dataset.noise", 0.5, True),
+        ({"dataset__name": "friedman1"}, "dataset.dimension", 7, False),
+        ({"optimizer__name": "adamw"}, "optimizer.betas", [0.5, 0.5], True),
+        ({"optimizer__name": "adamw"}, "optimizer.eps", 0.1, True),
+        ({"optimizer__name": "adamw"}, "optimizer.momentum", 0.1, False),
+        ({"optimizer__name": "adamw"}, "optimizer.nesterov", True, False),
+        ({"optimizer__weight_decay": 0.1}, "optimizer.decay_norm", True, True),
+        ({"optimizer__scaling": "none"}, "optimizer.reference_batch_size", 7, False),
+        ({"model__architecture": "torchvision", "model__name": "resnet18"}, "model.name", "resnet50", True),
+        ({"model__architecture": "torchvision"}, "model.width", 7, False),
+        ({"model__architecture": "torchvision"}, "model.depth", 7, False),
+        ({"model__norm": "group"}, "variance.normalize", "unbiased", False),
+        ({"model__norm": "group"}, "norm_batch_size", 4, False),
+        ({"model__norm": "group"}, "momentum", 0.2, False),
+        ({"model__norm": "group"}, "eps", 0.2, True),
+        ({"model__norm": "none"}, "eps", 0.2, False),
+        ({"steps": 10}, "epochs", 7, False),
+        ({"steps": 10}, "steps", 11, True),
+    ],
+)
+def test_fields_that_a_choice_does_not_read_do_not_matter(base: dict[str, Any], key: str, value: Any, matters: bool) -> None:
+    config = tiny(**base)
+    assert (training_id(changed(config, key, value)) != training_id(config)) == matters
+
+
+def test_the_name_is_twelve_hex_digits_and_the_same_in_every_process() -> None:
+    assert training_id(Config(device="cpu")) == "e92a71292269"  # unchanged numbers, unchanged name
+
+
+def test_fields_are_flat_and_sorted() -> None:
+    fields = training_fields(tiny())
+    assert list(fields) == sorted(fields)
+    assert fields["model.width"] == 12
+    assert fields["variance.normalize"] == "biased"
+    assert not any(isinstance(value, dict) for value in fields.values())
+
+
+def test_a_job_is_named_by_its_range_of_seeds() -> None:
+    assert job_id("abc", [0, 1, 2, 3]) == job_id("abc", (3, 1, 0, 2)) == "abc-s0-3"
+    assert job_id("abc", [5]) == "abc-s5-5"
+
+
+@given(st.sets(st.integers(0, 40), min_size=1), st.sets(st.integers(0, 40), min_size=1))
+def test_different_seeds_are_different_jobs(first: set[int], second: set[int]) -> None:
+    assert (job_id("abc", sorted(first)) == job_id("abc", sorted(second))) == (first == second)
