@@ -13,7 +13,7 @@ from bnstudy.analysis.summary import printed_tables
 from bnstudy.analysis.tables import recorded_study, study_tables
 from bnstudy.atomic import atomic_file
 from bnstudy.errors import UserError
-from bnstudy.sweeps.store import Record, Store, is_done, write_json
+from bnstudy.sweeps.store import LAYOUT, Record, Store, is_done, write_json
 
 
 def write_results(folder: Path, tables: Mapping[str, pd.DataFrame], provenance: Record) -> list[Path]:
@@ -36,6 +36,8 @@ def write_results(folder: Path, tables: Mapping[str, pd.DataFrame], provenance: 
             with atomic_file(folder / f"{name}.parquet") as file:
                 table.to_parquet(file, index=False)
             written.append(folder / f"{name}.parquet")
+        for name in set(TABLES) - set(tables):  # of an older study of that name
+            (folder / f"{name}.parquet").unlink(missing_ok=True)
         for name in ("summary", "gaps"):
             with atomic_file(folder / f"{name}.csv") as file:
                 file.write(tables[name].to_csv(index=False).encode())
@@ -86,7 +88,8 @@ def provenance_of(store: Store, name: str) -> Record:
     """How a study's numbers came about: command, commit, versions, machine, seeds, number of runs, and what is missing."""
     study = recorded_study(store, name)
     names = sorted({job for cell in study["cells"] for job in cell["jobs"]})
-    records = {job: record for job in names if (record := store.record(job)) is not None}
+    found = {job: store.record(job) for job in names}
+    records = {job: record for job, record in found.items() if record is not None and record.get("layout") == LAYOUT}
     done = [record for record in records.values() if is_done(record)]
     return {
         "study": name,

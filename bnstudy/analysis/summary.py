@@ -39,8 +39,9 @@ def summary_table(gaps: pd.DataFrame) -> pd.DataFrame:
         for index, quantity in enumerate(QUANTITIES):
             numbers = (interval.mean[index], interval.low[index], interval.high[index])
             rows.append((*values, quantity, *numbers, finite, len(group) - finite))
-    columns = [*keys, "quantity", "mean", "low", "high", "seeds", "diverged"]
-    return pd.DataFrame(rows, columns=columns)
+    numbers_of = {"mean": "float64", "low": "float64", "high": "float64", "seeds": "int64", "diverged": "int64"}
+    kinds = {key: gaps[key].dtype for key in keys} | {"quantity": "str"} | numbers_of  # also where there are no rows
+    return pd.DataFrame(rows, columns=list(kinds)).astype(kinds)
 
 
 def printed_tables(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -13,7 +13,7 @@ from torch import nn
 from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.benchmarks.report import Benchmark, Row, Target
 from bnstudy.benchmarks.timing import Prepare, Spread, interleave, ratio, spread
-from bnstudy.training.config import Config, ModelConfig
+from bnstudy.training.config import Config, DatasetConfig, ModelConfig
 from bnstudy.training.data import Dataset, load_dataset
 from bnstudy.training.grouping import block_size
 from bnstudy.training.loop import Training
@@ -43,20 +43,23 @@ class Case:
         model: which network.
         batch_size: samples a step.
         epochs: passes over the split in a turn.
+        train_size: samples of the split; None for all of it.
         gain: what `replicas=auto` has to reach over the bare loop; None where no target is declared.
     """
 
     model: ModelConfig
     batch_size: int
     epochs: int
+    train_size: int | None = None
     gain: float | None = None
 
 
+_RESNET8 = ModelConfig("resnet8", "resnet", 8, 16)
 CASES = (
     Case(ModelConfig(), 8, 1, gain=4.5),
     Case(ModelConfig(), 32, 3),
-    Case(ModelConfig("resnet8", "resnet", 8, 16), 8, 1),
-    Case(ModelConfig("resnet8", "resnet", 8, 16), 32, 1),
+    Case(_RESNET8, 8, 1, train_size=512),
+    Case(_RESNET8, 32, 1, train_size=1024),
 )
 
 
@@ -120,7 +123,8 @@ def benchmark_loop(rounds: int, cases: Sequence[Case] = CASES) -> Benchmark:
     rows: list[Row] = []
     times: dict[str, dict[str, Spread]] = {}
     for case in cases:
-        config = Config(model=case.model, batch_size=case.batch_size, epochs=case.epochs, seeds=SEEDS)
+        data = DatasetConfig(train_size=case.train_size)
+        config = Config(dataset=data, model=case.model, batch_size=case.batch_size, epochs=case.epochs, device="cpu")
         block = min(SEEDS, block_size(config, describe(config.dataset)))
         seconds = _measure(config, block, rounds)
         name = f"{case.model.name}, batch {case.batch_size}"
@@ -144,7 +148,7 @@ def _measure(config: Config, block: int, rounds: int) -> dict[str, list[float]]:
         "bare": _Bare(config, dataset, torch_layers=True),
         "bare, bnstudy's layers": _Bare(config, dataset, torch_layers=False),
         "Training": _Blocks(config, dataset, block=1, seeds=1),
-        "Training, replicas": _Blocks(config, dataset, block, SEEDS),
+        "Training, replicas": _Blocks(config, dataset, block, seeds=SEEDS),
     }
     seconds = interleave(contenders, rounds)
     units = {name: steps * (SEEDS if name.endswith("replicas") else 1) for name in seconds}

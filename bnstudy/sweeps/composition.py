@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import difflib
 import re
 from collections.abc import Iterable, Sequence
@@ -12,8 +12,8 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from bnstudy.errors import UserError
 from bnstudy.training.config import Config
@@ -38,7 +38,8 @@ def typed(config: DictConfig) -> Config:
 def compose_cells(loader: ConfigLoader, config: DictConfig, cells: Sequence[Sequence[str]]) -> list[Config]:
     """One `Config` for each list of overrides.
 
-    Composition is Hydra's and slow, so it happens once for each choice of groups; plain values are set on a copy.
+    Composition is Hydra's and slow, so it happens once for each choice of groups; plain values are typed by
+    the schema and set on a copy.
 
     Args:
         loader: Hydra's loader.
@@ -49,31 +50,27 @@ def compose_cells(loader: ConfigLoader, config: DictConfig, cells: Sequence[Sequ
         UserError: see `typed`.
     """
     parser = OverridesParser.create(config_loader=loader)
-    bases: dict[tuple[str, ...], DictConfig] = {}
-    parsed: dict[str, Override] = {}
+    scratch = OmegaConf.structured(Config)
+    bases: dict[tuple[str, ...], Config] = {}
+    parsed: dict[str, tuple[str, Any] | None] = {}  # key and typed value of a plain value, None for anything else
+    groups: dict[str, bool] = {}
     result = []
     for overrides in cells:
-        for text in overrides:
-            if text not in parsed:
-                parsed[text] = parser.parse_override(text)
-        values = [text for text in overrides if _is_plain_value(loader, parsed[text])]
-        key = tuple(text for text in overrides if text not in set(values))
         try:
+            for text in overrides:
+                if text not in parsed:
+                    override = parser.parse_override(text)
+                    parsed[text] = _typed_value(scratch, override) if _is_plain_value(loader, override, groups) else None
+            key = tuple(text for text in overrides if parsed[text] is None)
             if key not in bases:
-                composed = loader.load_sweep_config(config, list(key))
-                with open_dict(composed):
-                    del composed["hydra"]
-                plain = OmegaConf.merge(OmegaConf.structured(Config), composed)
-                assert isinstance(plain, DictConfig)
-                bases[key] = plain
-            cell = copy.deepcopy(bases[key])
-            for text in values:
-                OmegaConf.update(cell, parsed[text].key_or_group, parsed[text].value())
-            made = OmegaConf.to_object(cell)
+                bases[key] = typed(loader.load_sweep_config(config, list(key)))
         except (HydraException, OmegaConfBaseException) as error:
             raise explain(error) from error
-        assert isinstance(made, Config)
-        result.append(made)
+        cell = bases[key]
+        for text in overrides:
+            if (setting := parsed[text]) is not None:
+                cell = _replaced(cell, setting[0].split("."), setting[1])
+        result.append(cell)
     return result
 
 
@@ -91,11 +88,29 @@ def refuse_repeated(arguments: Sequence[str]) -> None:
         seen.add(key)
 
 
-def _is_plain_value(loader: ConfigLoader, override: Override) -> bool:
-    """Whether an override sets a value that no default depends on: no group, nothing added or deleted."""
+def _is_plain_value(loader: ConfigLoader, override: Override, groups: dict[str, bool]) -> bool:
+    """Whether an override sets a value that no default depends on: no group, nothing added or deleted, no interpolation."""
+    key = override.key_or_group
     if override.is_add() or override.is_delete() or override.is_force_add() or override.package is not None:
         return False
-    return not loader.get_group_options(override.key_or_group)
+    if key not in groups:
+        groups[key] = bool(loader.get_group_options(key))
+    return not groups[key] and "${" not in (override.input_line or "")
+
+
+def _typed_value(scratch: DictConfig, override: Override) -> tuple[str, Any]:
+    """The key of an override, and its value as the schema types it."""
+    key = override.key_or_group
+    OmegaConf.update(scratch, key, override.value())
+    value = OmegaConf.select(scratch, key)
+    return key, OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
+
+
+def _replaced(node: Any, path: Sequence[str], value: Any) -> Any:
+    """A copy of nested dataclasses with another value at a path."""
+    if len(path) > 1:
+        value = _replaced(getattr(node, path[0]), path[1:], value)
+    return dataclasses.replace(node, **{path[0]: value})
 
 
 def explain(error: BaseException) -> UserError:
@@ -109,7 +124,7 @@ def explain(error: BaseException) -> UserError:
         return UserError(f"{found[1]}: there is no such group; use a key of `bnstudy run --cfg job`")
     if found := re.search(r"Could not override '([^']+)'.*?Key '([^']+)' is not in struct", text, re.DOTALL):
         return _unknown(found[1])
-    if isinstance(error, ConfigKeyError) and (found := re.search(r"full_key: (\S+)", text)):
+    if "not in" in text and (found := re.search(r"full_key: (\S+)", text)):
         return _unknown(found[1])
     if found := re.search(r"Could not override '([^']+)'", text):
         return _unknown(found[1])

@@ -191,13 +191,11 @@ def _resolve_device(configs: Sequence[Config]) -> str:
 
 
 def _spatial(config: Config, shape: DatasetShape) -> dict[str, int]:
-    import torch
-
     from bnstudy.training.models import build_model, values_per_channel
 
-    with torch.device("meta"):  # shapes only: a network too large for this machine is its job's affair
-        model = build_model(config.model, shape.input_shape, shape.outputs, seed=0)
-    return values_per_channel(model, shape.input_shape, 1)
+    # Positions do not depend on the width, and a network too large for this machine is its job's affair.
+    narrow = dataclasses.replace(config.model, width=min(config.model.width, 8))
+    return values_per_channel(build_model(narrow, shape.input_shape, shape.outputs, seed=0), shape.input_shape, 1)
 
 
 def _steps(config: Config, shape: DatasetShape) -> int:

@@ -107,12 +107,8 @@ def to_flax(state: dict[str, np.ndarray]) -> dict:
         if path[0].startswith("layer"):
             path = [f"{path[0]}_{path[1]}", *path[2:]]
         if last == "weight":
-            kinds = {
-                1: ("scale", value),
-                2: ("kernel", value.T),
-                4: ("kernel", value.transpose(2, 3, 1, 0) if value.ndim == 4 else 0),
-            }
-            collection, (leaf, value) = "params", kinds[value.ndim]
+            collection, leaf = "params", "scale" if value.ndim == 1 else "kernel"
+            value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
         elif last in leaves:
             collection, leaf = leaves[last]
         else:
@@ -279,12 +275,16 @@ def test_a_small_network_as_trained_holds_the_variances_of_keras_and_follows_it(
         run_keras(twin, x, True)
 
 
+def require_tinygrad():
+    os.environ.setdefault("DEV", "PYTHON" if shutil.which("clang") is None else "CPU")  # read when it is imported
+    return pytest.importorskip("tinygrad", reason="needs the extra 'audit': tinygrad")
+
+
 class SmallTinygrad:
     """The same network in tinygrad."""
 
     def __init__(self, state: dict[str, np.ndarray], eps: float) -> None:
-        os.environ.setdefault("DEV", "PYTHON" if shutil.which("clang") is None else "CPU")
-        tinygrad = pytest.importorskip("tinygrad", reason="needs the extra 'audit': tinygrad")
+        tinygrad = require_tinygrad()
         from tinygrad.nn import BatchNorm
 
         self.tensor = tinygrad.Tensor
@@ -312,7 +312,7 @@ class SmallTinygrad:
 
 def test_a_small_network_goes_from_keras_to_tinygrad_by_either_goal(small, tmp_path):
     _, start, _ = small
-    pytest.importorskip("tinygrad", reason="needs the extra 'audit': tinygrad")
+    require_tinygrad()
     trained, norms = small_keras(start, 1e-4)
     twin = SmallTinygrad(start, 1e-4)
     for x in batches(6, SMALL, 4):

@@ -1,0 +1,159 @@
+"""results/NAME: what is written is what is loaded, and says how it came about."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+
+import bnstudy
+from bnstudy.analysis.results import load, provenance_lines, provenance_of, write_results
+from bnstudy.analysis.schemas import TABLES
+from bnstudy.errors import UserError
+from bnstudy.sweeps.store import LAYOUT, Store, write_json
+
+Tables = dict[str, pd.DataFrame]
+
+
+@pytest.fixture
+def results(tmp_path: Path, store: Store, tables: Tables) -> Path:
+    """results/ with the tiny study in it."""
+    write_results(tmp_path / "tiny", tables, provenance_of(store, "tiny"))
+    return tmp_path
+
+
+def test_what_is_written_is_loaded_unchanged(results: Path, tables: Tables) -> None:
+    loaded = bnstudy.load("tiny", results, "nowhere")
+    assert set(loaded) == set(tables) == set(TABLES)
+    for name, table in tables.items():
+        assert_frame_equal(loaded[name], table, check_exact=True)
+
+
+def test_without_results_the_raw_runs_give_the_same_tables(tmp_path: Path, store: Store, tables: Tables) -> None:
+    loaded = load("tiny", tmp_path, store.root)
+    for name, table in tables.items():
+        assert_frame_equal(loaded[name], table, check_exact=True)
+
+
+def test_every_file_is_named_and_complete(tmp_path: Path, store: Store, tables: Tables) -> None:
+    written = write_results(tmp_path / "tiny", tables, provenance_of(store, "tiny"))
+    assert sorted(written) == sorted((tmp_path / "tiny").iterdir())
+    assert {path.name for path in written} == {
+        *(f"{name}.parquet" for name in TABLES),
+        "summary.csv",
+        "gaps.csv",
+        "summary.md",
+        "provenance.json",
+    }
+    csv = pd.read_csv(tmp_path / "tiny" / "gaps.csv")
+    assert_frame_equal(csv, tables["gaps"], check_dtype=False, rtol=1e-12)
+
+
+def test_written_twice_it_is_the_same_to_the_byte(results: Path, store: Store, tables: Tables) -> None:
+    before = {path.name: path.read_bytes() for path in (results / "tiny").iterdir()}
+    write_results(results / "tiny", tables, provenance_of(store, "tiny"))
+    assert {path.name: path.read_bytes() for path in (results / "tiny").iterdir()} == before
+
+
+def test_the_page_has_the_tables_and_how_they_came_about(results: Path) -> None:
+    page = (results / "tiny" / "summary.md").read_text()
+    assert page.startswith("# tiny\n\nWhich one?\n\n")
+    for text in (
+        "## mlp on digits: accuracy gap, training split (pp), 3 seeds",
+        "consistent_unbiased",
+        "- Command: `bnstudy run +experiments=tiny`",
+        "- Runs: 12 (8 jobs), seeds 0…2",
+        "- Code: bnstudy 0.1.0, commit aaaaaaaaaa with changes",
+    ):
+        assert text in page
+    assert "nan" not in page
+
+
+def test_provenance_names_runs_seeds_and_what_is_missing_or_failed(tmp_path: Path, store: Store) -> None:
+    shutil.copytree(store.root, tmp_path / "copy")
+    copy = Store(tmp_path / "copy")
+    whole = provenance_of(copy, "tiny")
+    assert (whole["trainings"], whole["runs"], whole["seeds"]) == (8, 12, [0, 1, 2])
+    assert (whole["missing"], whole["failed"], whole["diverged"]) == ([], {}, {})
+    assert len(whole["sources"]) == len(whole["versions"]) == len(whole["machines"]) == 1
+    first, second, third, fourth = copy.job_names()[:4]
+    (copy.jobs / first / "job.json").unlink()
+    copy.save(second, {}, {"status": "failed", "message": "ValueError: x", "seeds": [0]})
+    write_json(copy.jobs / third / "job.json", {"layout": LAYOUT + 1, "status": "done"})
+    record = copy.record(fourth)
+    assert record is not None
+    write_json(copy.jobs / fourth / "job.json", record | {"diverged": {"0": 7}})
+    partial = provenance_of(copy, "tiny")
+    assert partial["trainings"] == 5
+    assert first in partial["missing"]
+    assert partial["failed"] == {second: "ValueError: x"}
+    lines = provenance_lines(partial)
+    assert f"Missing: job {first}" in lines
+    assert f"Failed: job {second}: ValueError: x" in lines
+    assert f"Diverged: job {fourth}: seed 0 at step 7" in lines
+
+
+def test_mixed_origins_are_told(tmp_path: Path, store: Store) -> None:
+    shutil.copytree(store.root, tmp_path / "copy")
+    copy = Store(tmp_path / "copy")
+    job = copy.job_names()[0]
+    record = copy.record(job)
+    assert record is not None
+    write_json(copy.jobs / job / "job.json", record | {"source": {"bnstudy": "9", "commit": None, "dirty": None}})
+    assert "Mixed: 2 different sources; all of them are in provenance.json" in provenance_lines(provenance_of(copy, "tiny"))
+
+
+def test_a_job_of_another_layout_is_missing_from_the_provenance_of_numbers(tmp_path: Path, store: Store) -> None:
+    shutil.copytree(store.root, tmp_path / "copy")
+    copy = Store(tmp_path / "copy")
+    job = copy.job_names()[0]
+    write_json(copy.jobs / job / "job.json", {"layout": LAYOUT + 1, "status": "done"})
+    assert job in provenance_of(copy, "tiny")["missing"]
+
+
+def refusal(name: str, results: Path, outputs: Path | str = "nowhere") -> str:
+    with pytest.raises(UserError) as caught:
+        load(name, results, outputs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_study_that_is_nowhere_is_told_with_both_places(tmp_path: Path) -> None:
+    text = refusal("nothing", tmp_path, tmp_path / "outputs")
+    assert text.startswith("nothing: no study of that name in ")
+    assert str(tmp_path) in text
+    assert str(tmp_path / "outputs") in text
+
+
+@pytest.mark.parametrize("name", sorted(set(TABLES)))
+def test_a_damaged_file_is_told_by_name(results: Path, name: str) -> None:
+    path = results / "tiny" / f"{name}.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    assert refusal("tiny", results) == f"{path}: missing or damaged; build it again with `bnstudy report tiny`"
+
+
+def test_a_wrong_value_is_told_with_its_file(results: Path, tables: Tables) -> None:
+    path = results / "tiny" / "metrics.parquet"
+    tables["metrics"].assign(accuracy=7.0).to_parquet(path, index=False)
+    assert refusal("tiny", results).startswith(f"{path}: not a table of 'metrics': ")
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path: Path, store: Store, tables: Tables) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"^results_dir: '.*file/tiny' cannot be written \(.*\); use another folder$"):
+        write_results(tmp_path / "file" / "tiny", tables, provenance_of(store, "tiny"))
+
+
+def test_tables_of_an_older_study_of_that_name_do_not_come_back(results: Path, store: Store, tables: Tables) -> None:
+    baselines = {name: table for name, table in tables.items() if name != "distances"}
+    write_results(results / "tiny", baselines, provenance_of(store, "tiny"))
+    assert "distances" not in load("tiny", results, "nowhere")
+
+
+def test_provenance_is_written_as_readable_json(results: Path, store: Store) -> None:
+    stored = json.loads((results / "tiny" / "provenance.json").read_text())
+    assert stored == json.loads(json.dumps(provenance_of(store, "tiny")))
