@@ -18,10 +18,10 @@ from bnstudy.training.shapes import DatasetShape
 
 OUTPUTS = 10
 METHOD = """\
-Standard-normal inputs with random labels, SGD with momentum (fused), float32, one thread, CPU time of the process. A unit is a \
-step of one replica in `bnstudy.training.loop.Training`; the gain of R replicas is R seeds' time one at a time over their time \
-as one module, the median over interleaved rounds of the ratio within a round. What `replicas=auto` picks is marked "rule" and \
-must not be slower than one at a time."""
+Standard-normal inputs with random labels, SGD with momentum (fused), float32, one thread, CPU time of the process. \
+A unit is a step of one replica in `bnstudy.training.loop.Training`; the gain of R replicas is R seeds' time one at \
+a time over their time as one module, the median over interleaved rounds of the ratio within a round. What \
+`replicas=auto` picks is marked "rule" and must not be slower than one at a time."""
 
 _TURN_SAMPLES = {"mlp": 512, "resnet": 64, "torchvision": 16}
 _LEAST_STEPS = 4

@@ -16,11 +16,11 @@ from bnstudy.benchmarks.timing import Prepare, Spread, calls_lasting, interleave
 SHAPES: tuple[tuple[int, ...], ...] = ((4, 256), (1024, 256), (64, 64, 8, 8), (32, 64, 28, 28))
 """Features and images: 4 kB, where calls are what costs; then 1 MB, 1 MB and 6.4 MB."""
 METHOD = """\
-A unit is one forward pass in training mode and the gradients for input, γ and β (`torch.autograd.grad`), float32, one \
-thread, CPU time of the process. Four inputs take turns, so that no moving average settles into denormal numbers. Ratios are \
-medians over interleaved rounds of the ratio within a round. "torch" is `nn.BatchNorm1d`/`2d`; "all kept" is a layer after \
-`track_all_statistics()`; "tensor operations" is the same convention written with mean, var, arithmetic and in-place buffer \
-updates, and what is shown for it is how many times as long it takes."""
+A unit is one forward pass in training mode and the gradients for input, γ and β (`torch.autograd.grad`), float32, \
+one thread, CPU time of the process. Four inputs take turns, so that no moving average settles into denormal \
+numbers. Ratios are medians over interleaved rounds of the ratio within a round. "torch" is `nn.BatchNorm1d`/`2d`; \
+"all kept" is a layer after `track_all_statistics()`; "tensor operations" is the same convention written with mean, \
+var, arithmetic and in-place buffer updates, and what is shown for it is how many times as long it takes."""
 
 _TURN = 0.002
 _INPUTS = 4

@@ -24,15 +24,15 @@ from bnstudy.training.shapes import describe
 
 SEEDS = 16
 METHOD = f"""\
-Digits (1,437 images of 8×8), SGD with momentum (fused), float32, one thread, CPU time of the process. A turn trains whole \
-epochs from fresh weights of a new seed; building models and data is off the clock. "bare" is plain PyTorch as a competent user \
-writes it, one seed at a time: shuffle, index a batch, `model(x)`, `cross_entropy`, `backward`, `step`, `zero_grad`, nothing \
-measured and nothing recorded, on the network of `build_model` with torch's own `nn.BatchNorm`; "bare, bnstudy's layers" is \
-the same with `build_model`'s network as it is. "Training" is \
-`bnstudy.training.loop.Training` as a study runs it: all moving averages kept, every batch's outputs recorded, accuracy, \
-loss, calibration error and divergence worked out after each epoch. A unit is one step of one seed; ratios are in steps a \
-second, medians over interleaved rounds of the ratio within a round. "replicas" trains {SEEDS} seeds in the blocks of \
-`replicas=auto`, and counts the steps of every seed."""
+Digits (1,437 images of 8×8), SGD with momentum (fused), float32, one thread, CPU time of the process. A turn trains \
+whole epochs from fresh weights of a new seed; building models and data is off the clock. "bare" is plain PyTorch as \
+a competent user writes it, one seed at a time: shuffle, index a batch, `model(x)`, `cross_entropy`, `backward`, \
+`step`, `zero_grad`, nothing measured and nothing recorded, on the network of `build_model` with torch's own \
+`nn.BatchNorm`; "bare, bnstudy's layers" is the same with `build_model`'s network as it is. "Training" is \
+`bnstudy.training.loop.Training` as a study runs it: all moving averages kept, every batch's outputs recorded, \
+accuracy, loss, calibration error and divergence worked out after each epoch. A unit is one step of one seed; ratios \
+are in steps a second, medians over interleaved rounds of the ratio within a round. "replicas" trains {SEEDS} seeds \
+in the blocks of `replicas=auto`, and counts the steps of every seed."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def bare_loop(
     for _ in range(epochs):
         for index in torch.randperm(len(inputs), generator=random)[:whole].split(batch_size):
             loss = F.cross_entropy(model(inputs[index]), targets[index])
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             optimizer.zero_grad()
 

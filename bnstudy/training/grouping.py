@@ -13,19 +13,20 @@ ACTIVATIONS = {"mlp": 2**18, "resnet": 2**19}
 """Values in the widest layer's output that a block may have: 1 and 2 MB of float32. Up to there a larger block is never the
 slower one; beyond, gains shrink, and for ResNets turn into losses (0.9 at 2^20 and up)."""
 WEIGHTS = {"mlp": 2**20, "resnet": 2**21, "torchvision": 2**21}
-"""Weights in the largest layer that a block may have: 4 and 8 MB of float32. Stacking saves calls but no reading and updating
-of weights, which is most of the work of a wide network at a small batch; torchvision's ResNets gain nothing."""
+"""Weights in the largest layer that a block may have: 4 and 8 MB of float32. Stacking saves calls, but no reading and
+updating of weights, most of the work of a wide network at a small batch; torchvision's ResNets gain nothing."""
 _TORCHVISION_LAYER = 9 * 512**2  # a 3×3 convolution of the last stage, in ResNets of every depth
 
 
 def block_size(config: Config, shape: DatasetShape) -> int:
     """Seeds in an aligned block: a power of two that keeps a step's largest tensors in a core's cache.
 
-    Stacking saves the fixed cost of a call, which pays while a replica's own work is small. The block is the largest power of
-    two up to 16 whose replicas together have at most ACTIVATIONS values in the output of the widest layer (batch_size · width
-    for an MLP, batch_size · height · width of the image · channels of the first stage for a ResNet) and at most WEIGHTS
-    weights in the largest layer; 1 where even one replica has more. The constants come from `scripts/benchmark.py grouping` on
-    one thread, under an allocator that keeps freed memory, as in a study's workers. On a GPU the block is 16.
+    Stacking saves the fixed cost of a call, which pays while a replica's own work is small. The block is the largest
+    power of two up to 16 whose replicas together have at most ACTIVATIONS values in the output of the widest layer
+    (batch_size · width for an MLP, batch_size · height · width of the image · channels of the first stage for a ResNet)
+    and at most WEIGHTS weights in the largest layer; 1 where even one replica has more. The constants come from
+    `scripts/benchmark.py grouping` on one thread, under an allocator that keeps freed memory, as in a study's workers. On
+    a GPU the block is 16.
 
     Args:
         config: the model, batch size, and `replicas`, which overrules the rule unless "auto".

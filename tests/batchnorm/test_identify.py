@@ -186,6 +186,33 @@ def test_a_planted_oddity_is_named_and_never_taken_for_one_of_the_four(said, pla
     assert said in finding.oddities
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    pair=st.sampled_from(list(NAMES)),
+    eps=st.floats(-8, -2).map(lambda power: 10.0**power),
+    alpha=st.floats(0.002, 0.45),
+    odd=st.sampled_from(
+        [
+            {"place": "outside"},
+            {"eval_place": "outside"},
+            {"place": "floor"},
+            {"averaged": "std", "use": "std"},
+            {"averaged": "std"},
+            {"argument_weighs": "old"},
+            {"swap_mean": True},
+            {"factor_at_inference": 1.01},
+            {"stored_in_training": True},
+            {"averaged": "about"},
+        ]
+    ),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_no_oddity_passes_for_one_of_the_four_whatever_the_eps_and_the_momentum(pair, eps, alpha, odd, seed):
+    finding = found(Plan(*pair, eps=eps, default=alpha, **odd), seed)
+    assert finding.convention == "unknown"
+    assert finding.oddities
+
+
 def test_a_standard_deviation_averaged_but_used_as_a_variance_is_unknown():
     assert found(Plan(averaged="std", use="variance")).convention == "unknown"
 

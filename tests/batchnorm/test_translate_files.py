@@ -85,6 +85,14 @@ def test_settings_beside_the_input_are_used_and_carried_on(weights, tmp_path):
     assert written["momentum"] == 0.1
 
 
+def test_what_the_target_must_be_built_with_is_said(weights, tmp_path):
+    said = translate(weights, tmp_path / "out.pt", Options("torch", "keras", as_trained=True, batch_size=8))
+    assert "build the target's layers with ε 1e-05: keras's default is 0.001" in said
+    assert "and with momentum 0.9, which weighs the old value there, to give the new batch 0.1" in said
+    said = translate(weights, tmp_path / "same.pt", Options("torch", "tinygrad", keep="inference"))
+    assert not any(line.startswith("build") for line in said)
+
+
 def test_an_eps_that_the_target_cannot_have_goes_into_the_gain(weights, tmp_path):
     out = tmp_path / "out.safetensors"
     translate(weights, out, Options("torch", "keras", keep="inference", target_eps=1e-3))

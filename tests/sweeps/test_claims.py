@@ -145,9 +145,14 @@ def test_age_is_told_by_the_file_servers_clock(tmp_path: Path, monkeypatch: pyte
 def test_a_claim_is_released_on_leaving_even_by_an_exception(tmp_path: Path) -> None:
     claim = acquire(tmp_path, "job")
     assert claim is not None
-    with pytest.raises(KeyboardInterrupt), claim:
-        assert acquire(tmp_path, "job") is None
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with claim:
+            assert acquire(tmp_path, "job") is None
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert list(tmp_path.iterdir()) == []
     again = acquire(tmp_path, "job")
     assert again is not None

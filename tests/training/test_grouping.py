@@ -90,7 +90,9 @@ def test_the_study_s_models_group_as_they_were_measured_to_gain(
     assert block_size(Config(model=model, batch_size=batch_size), shape) == block
 
 
-@pytest.mark.parametrize("model", [MLP, ModelConfig(depth=1), ModelConfig(width=4), RESNET8, RESNET18])
+@pytest.mark.parametrize(
+    "model", [MLP, ModelConfig(depth=1), ModelConfig(width=4), RESNET8, pytest.param(RESNET18, marks=pytest.mark.slow)]
+)
 def test_the_limit_on_weights_is_that_of_the_network_s_largest_layer(
     model: ModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

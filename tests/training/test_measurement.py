@@ -130,23 +130,12 @@ def test_matched_statistics_are_bessels_factor_times_the_variance_where_the_unbi
     training = Training(config, digits, [0])
     training.run_epoch()
     population = population_of(training.model, training.inputs, 8, [generator(0, "population")])
-    samples = group or 8
-    positions = {"norm1": 64, "norm2": 64} if model == "resnet8" else {}
+    # H·W of each layer's input: ResNet-8 on 8×8 images halves twice; an MLP has none.
+    positions = {"norm": 64, "stage1": 64, "stage2": 16, "stage3": 4}
     for name in MATCHED_STATISTICS:
-        factors, sizes = {}, {}
-        with evaluating(training.model, "batch"):  # H·W of every layer, by watching its inputs
-            hooks = [
-                layer.register_forward_pre_hook(
-                    lambda _, args, path=path: sizes.__setitem__(path, args[0][0].numel() // args[0].size(1))
-                )
-                for path, layer in batchnorm_layers(training.model).items()
-            ]
-            training.model(training.inputs[:8])
-            for hook in hooks:
-                hook.remove()
-        assert all(sizes.get(path, size) == size for path, size in positions.items())
-        for path, size in sizes.items():
-            m = samples * size
+        factors = {}
+        for path in batchnorm_layers(training.model):
+            m = (group or 8) * (positions[path.split(".")[0]] if model == "resnet8" else 1)
             factors[path] = m / (m - 1)
         with evaluating(training.model, name.removeprefix("matched_"), population, factors), torch.no_grad():
             outputs = training.model(digits.test.inputs.double())

@@ -33,7 +33,7 @@ class Entry:
 
 
 def _keras(backend: str, *packages: str) -> Entry:
-    layer = f"keras.layers.BatchNormalization, {backend} backend"
+    layer = f"keras.layers.BatchNormalization, {backend} backend{' (not fused)' if backend == 'tensorflow' else ''}"
     return Entry(f"keras-{backend}", layer, "keras_layer", ("keras", *packages), {"KERAS_BACKEND": backend})
 
 

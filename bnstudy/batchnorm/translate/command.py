@@ -87,7 +87,11 @@ def translate(source_file: Path, target_file: Path, options: Options) -> list[st
         settings_path(target_file): lambda file: file.write(text.encode()),
     }
     files.write_together(writers)
-    used = [eps_note, momentum_note if goal == "as-trained" and values.found else ""]
+    used = [
+        eps_note,
+        momentum_note if goal == "as-trained" and values.found else "",
+        *_build_with(there, result, after, goal),
+    ]
     said = f"{target_file}: {len(layers)} BatchNorm layers, {here.name} to {there.name}, {goal}"
     return [said, *filter(None, used), *result.notes, f"written: {', '.join(str(path) for path in outputs)}"]
 
@@ -134,6 +138,22 @@ def _momentum(options: Options, known: Settings, here: Framework) -> tuple[float
         return "cumulative" if given is not None and alpha is None else alpha, ""
     said = f"momentum: {here.momentum:g} for the new batch, {here.name}'s default, since nothing else says"
     return here.momentum, said
+
+
+def _build_with(there: Framework, result: Translated, after: Settings, goal: str) -> list[str]:
+    """What the target's layers must be built with, where its defaults are others."""
+    said = []
+    eps = sorted(set(result.eps.values()))
+    if there.eps is not None and eps != [there.eps]:
+        values = f"{eps[0]:.6g}" if len(eps) == 1 else "as in the settings file"
+        said.append(f"build the target's layers with ε {values}: {there.name}'s default is {there.eps:g}")
+    alpha = after.momentum
+    if goal != "inference" and isinstance(alpha, float) and there.momentum not in (None, alpha):
+        argument = alpha if there.weighs == "new batch" else 1 - alpha
+        said.append(
+            f"and with momentum {argument:.6g}, which weighs the {there.weighs} there, to give the new batch {alpha:g}"
+        )
+    return said
 
 
 def _with_optimizer(
