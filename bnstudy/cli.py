@@ -70,6 +70,71 @@ def predict(
     commands.predict(batch_size, positions, m_eff, momentum)
 
 
+@app.command()
+def audit(
+    names: Annotated[list[str] | None, typer.Argument(help="Layers or frameworks; none for all.")] = None,
+    results_dir: Annotated[Path, typer.Option(help="Where audit/ is written.")] = Path("results"),
+    timeout: Annotated[float, typer.Option(help="Seconds for each layer.")] = 300.0,
+) -> None:
+    """Measure which convention each installed framework implements (the extra `audit` brings them)."""
+    from bnstudy.batchnorm.audit.command import audit as measure
+
+    raise typer.Exit(measure(names or [], results_dir, timeout=timeout))
+
+
+@app.command()
+def translate(
+    source_file: Annotated[Path, typer.Argument(metavar="IN", help="A safetensors or torch checkpoint.")],
+    target_file: Annotated[Path, typer.Argument(metavar="OUT", help="Likewise; settings go beside it.")],
+    source: Annotated[str, typer.Option(help="Framework or convention that trained it.")],
+    target: Annotated[str, typer.Option(help="Framework or convention that goes on with it.")],
+    keep: Annotated[str | None, typer.Option(help="inference: same outputs; training: training goes on unchanged.")] = None,
+    as_trained: Annotated[bool, typer.Option(help="Running variances as the target would have stored them.")] = False,
+    batch_size: Annotated[str | None, typer.Option(help="Samples a step, or 'varying'.")] = None,
+    spatial: Annotated[tuple[int, int] | None, typer.Option(help="H W that every layer saw.")] = None,
+    per_layer: Annotated[Path | None, typer.Option(help="YAML or JSON: m, or [H, W], by layer.")] = None,
+    momentum: Annotated[str | None, typer.Option(help="Weight of the new batch, or 'cumulative'.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Batches seen, where the checkpoint does not say.")] = None,
+    eps: Annotated[float | None, typer.Option(help="ε of the source's layers.")] = None,
+    target_eps: Annotated[float | None, typer.Option(help="The ε that the target has and cannot change.")] = None,
+    optimizer: Annotated[Path | None, typer.Option(help="Torch file with the optimizer's state_dict.")] = None,
+    optimizer_out: Annotated[Path | None, typer.Option(help="Where its translation goes.")] = None,
+    entry: Annotated[str | None, typer.Option(help="Key of the model's state, where a file holds several.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace OUT.")] = False,
+) -> None:
+    """Carry a checkpoint from a framework or convention to another."""
+    from bnstudy.batchnorm.translate.command import translate as carry
+    from bnstudy.batchnorm.translate.options import Options
+
+    options = Options(
+        source=source,
+        target=target,
+        keep=keep,
+        as_trained=as_trained,
+        batch_size=int(batch_size) if batch_size is not None and batch_size.lstrip("-").isdigit() else batch_size,
+        spatial=spatial,
+        per_layer=per_layer,
+        momentum=_number(momentum),
+        steps=steps,
+        eps=eps,
+        target_eps=target_eps,
+        optimizer=optimizer,
+        optimizer_out=optimizer_out,
+        entry=entry,
+        overwrite=overwrite,
+    )
+    for line in carry(source_file, target_file, options):
+        typer.echo(line)
+
+
+def _number(text: str | None) -> float | str | None:
+    """A number where the text is one, else the text, for the command to judge."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
 def main() -> None:
     """Entry point of the console script."""
     try:

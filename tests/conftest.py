@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import settings
 
 from bnstudy.training.data import Dataset, load_dataset
@@ -10,6 +11,7 @@ from tests.tiny import DIGITS
 
 settings.register_profile("bnstudy", deadline=None)  # machines under load are slow, not wrong
 settings.load_profile("bnstudy")
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

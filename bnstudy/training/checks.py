@@ -17,10 +17,18 @@ _CHOICES = {
     "schedule.name": ("constant", "cosine"),
     "device": ("auto", "cpu", "cuda"),
     "precision": ("float32", "bfloat16", "float64"),
-    "engine.name": ("local",),
+    "engine.name": ("local", "slurm", "ray"),
     "tracking": ("disabled",),
 }
-_POSITIVE = ("batch_size", "epochs", "eps", "optimizer.lr", "optimizer.reference_batch_size", "engine.threads")
+_POSITIVE = (
+    "batch_size",
+    "epochs",
+    "eps",
+    "optimizer.lr",
+    "optimizer.reference_batch_size",
+    "engine.threads",
+    "engine.time",
+)
 
 
 def lookup(config: Any, key: str) -> Any:
@@ -67,6 +75,13 @@ def check(config: Config) -> DatasetShape:
         value = lookup(config, key)
         if value is not None and value < 1:
             raise UserError(f"{key}: {value} is below 1; use 1 or more, or null")
+    engine = config.engine
+    if engine.memory is not None and not 0 < engine.memory < math.inf:
+        raise UserError(f"engine.memory: {engine.memory} is not positive; use GB above 0, or null")
+    if engine.gpus_per_job is not None and not 0 <= engine.gpus_per_job < math.inf:
+        raise UserError(f"engine.gpus_per_job: {engine.gpus_per_job} is negative; use 0 or more, or null")
+    if engine.name == "slurm" and (engine.gpus_per_job or 0) % 1:
+        raise UserError(f"engine.gpus_per_job: {engine.gpus_per_job} is no whole number; Slurm gives a job whole GPUs")
     if config.momentum is not None and not 0 < config.momentum <= 1:
         raise UserError(f"momentum: {config.momentum} is no weight of the new batch; use 0 < momentum ≤ 1, or null")
     for key in ("optimizer.momentum", "schedule.warmup"):

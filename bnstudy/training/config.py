@@ -113,17 +113,31 @@ class ScheduleConfig:
 
 @dataclass
 class EngineConfig:
-    """Where jobs run.
+    """Where jobs run; none of it changes their numbers, `threads` apart, which rounding may show.
 
     Args:
-        name: "local".
-        workers: processes at a time; None for one a core.
-        threads: threads of each worker.
+        name: "local", "slurm" or "ray".
+        workers: jobs at a time; None for one a core (local), or as many as the cluster takes.
+        threads: threads of each worker, and cores asked for a job.
+        gpus_per_job: GPUs asked for a job of a cluster; None for one where `device` is "cuda". Ray shares one by fractions.
+        partition: of Slurm; None for the cluster's default.
+        time: minutes that Slurm lets a job run.
+        memory: GB (2³⁰ bytes) asked for a job of Slurm; None for the cluster's default.
+        options: further options of sbatch, by their long names.
+        setup: lines of shell that Slurm runs before a job.
+        address: HOST:PORT of a Ray cluster, or "auto"; None for $RAY_ADDRESS, else a Ray of our own on this machine.
     """
 
     name: str = "local"
     workers: int | None = None
     threads: int = 1
+    gpus_per_job: float | None = None
+    partition: str | None = None
+    time: int = 60
+    memory: float | None = 4.0
+    options: dict[str, Any] = field(default_factory=dict)
+    setup: list[str] = field(default_factory=list)
+    address: str | None = None
 
 
 @dataclass

@@ -132,7 +132,6 @@ VARIED = {
     "optimizer__name": ("sgd", "adamw"),
     "precision": ("float32", "float64"),
     "epochs": (1, 2),
-    "model__width": (8, 12),
 }
 
 

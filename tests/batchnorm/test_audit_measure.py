@@ -162,7 +162,12 @@ def test_the_command_prints_and_writes_what_it_measured_in_a_process_of_its_own(
     folder, text, code = audited
     assert code == 0
     assert "consistent_unbiased" in text
-    assert sorted(path.name for path in folder.iterdir()) == ["frameworks.md", "frameworks.parquet", "section.html"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "frameworks.md",
+        "frameworks.parquet",
+        "provenance.json",
+        "section.html",
+    ]
     (row,) = pd.read_parquet(folder / "frameworks.parquet").to_dict("records")
     assert (row["name"], row["status"], row["convention"]) == ("karpathy", "measured", "consistent_unbiased")
     assert row["version"].split("+")[0] == torch.__version__.split("+")[0]

@@ -42,7 +42,7 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {  # changes to the configuration
 def case(request: pytest.FixtureRequest, digits: Dataset) -> Iterator[tuple[Training, int]]:
     """A trained pair of replicas in float64, which must come out of the test as it went in."""
     changes, batch_size = CASES[request.param]
-    training = Training(tiny(precision="float64", steps=6, **changes), digits, SEEDS)
+    training = Training(tiny(precision="float64", steps=3, **changes), digits, SEEDS)
     training.run_epoch()
     before = state_of(training.model)
     yield training, batch_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from bnstudy.batchnorm.audit.table import rows as table_rows
 _INTRODUCTION = """Each layer was fed chosen batches in a process of its own and judged by what came back, not by its
 documentation: factors, weights and ε are fitted. Variances are those of the training batch, m values a channel: biased
 divides by m, unbiased by m-1. "weight" is that of the new batch in the moving average at the layer's default; "momentum" is
-what the layer's argument of that name (or decay) weighs, and its default. "misfit" is the largest relative residual
-of the laws that the row rests on, "next" the relative distance of the nearest other hypothesis. "Δ bnstudy" is the largest
-difference of outputs and buffers from bnstudy's layer under the named convention over five updates, float32."""
+what the layer's argument of that name (or decay) weighs, and its default. ε stands inside the root unless it is said to
+stand elsewhere. "misfit" is the largest relative residual of the laws that the row rests on, "next" the relative distance of
+the nearest other hypothesis. "Δ bnstudy" is the largest difference of outputs and buffers from bnstudy's layer under the
+named convention over five updates, float32."""
 
 
 def sections(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str], list[str]]:
@@ -77,9 +79,18 @@ def section(table: pd.DataFrame) -> str:
     return '<section id="audit">\n' + "\n".join(parts) + "\n</section>\n"
 
 
+def provenance(table: pd.DataFrame) -> str:
+    """Where the table comes from, as JSON: command, seed of the inputs, machine, versions."""
+    machines = table[["platform", "device", "python"]].drop_duplicates().to_dict("records")
+    versions = dict(pair.split(" ", 1) for pair in _versions(table))
+    found = {"command": "bnstudy audit", "seed": 0, "layers": len(table), "machines": machines, "versions": versions}
+    return json.dumps(found, indent=1) + "\n"
+
+
 def write(table: pd.DataFrame, folder: Path) -> None:
-    """Write `frameworks.md` and `section.html`, each through a temporary name."""
-    for name, text in (("frameworks.md", markdown(table)), ("section.html", section(table))):
+    """Write `frameworks.md`, `section.html` and `provenance.json`, each through a temporary name."""
+    texts = {"frameworks.md": markdown(table), "section.html": section(table), "provenance.json": provenance(table)}
+    for name, text in texts.items():
         with atomic_file(folder / name) as file:
             file.write(text.encode())
 
@@ -120,7 +131,7 @@ def _epsilon(one: dict[str, Any]) -> str:
     place: str = one["eps_place"]
     if place in ("unknown", "not visible"):
         return place
-    return f"{_number(one['eps'])} {place}"
+    return _number(one["eps"]) + (f" {place}" if place != "inside" else "")
 
 
 def _number(value: float) -> str:
@@ -128,7 +139,7 @@ def _number(value: float) -> str:
 
 
 def _short(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.1g}"
+    return "-" if math.isnan(value) else f"{value:.2g}"
 
 
 def _machine(table: pd.DataFrame) -> str:

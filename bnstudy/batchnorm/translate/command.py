@@ -87,13 +87,10 @@ def translate(source_file: Path, target_file: Path, options: Options) -> list[st
         settings_path(target_file): lambda file: file.write(text.encode()),
     }
     files.write_together(writers)
-    used = [
-        eps_note,
-        momentum_note if goal == "as-trained" and values.found else "",
-        *_build_with(there, result, after, goal),
-    ]
-    said = f"{target_file}: {len(layers)} BatchNorm layers, {here.name} to {there.name}, {goal}"
-    return [said, *filter(None, used), *result.notes, f"written: {', '.join(str(path) for path in outputs)}"]
+    assumed = [eps_note, momentum_note if goal == "as-trained" and values.found else ""]
+    said = [f"{target_file}: {len(layers)} BatchNorm layers, {here.name} to {there.name}, {goal}", *filter(None, assumed)]
+    said += [*_build_with(there, result, after, goal), *result.notes]
+    return [*said, f"written: {', '.join(str(path) for path in outputs)}"]
 
 
 class _Values:

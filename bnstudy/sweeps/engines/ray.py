@@ -1,0 +1,139 @@
+"""Jobs on Ray: a cluster that is there, or one of our own on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
+
+import ray
+
+from bnstudy.errors import UserError
+from bnstudy.sweeps.engines.attempt import ATTEMPTS, attempt_job, gpus
+from bnstudy.sweeps.engines.local import workers
+from bnstudy.sweeps.job import Outcome
+from bnstudy.sweeps.plan import Job
+from bnstudy.sweeps.store import Record
+from bnstudy.training.config import EngineConfig
+
+_OBJECT_STORE = 100 * 2**20  # bytes; nothing large ever lies there, and Ray would take a third of the memory
+_GRACE = 2.0  # seconds in which cancelled jobs may let go of their claims
+
+
+def run_ray(jobs: Sequence[Job], root: str, source: Record, config: EngineConfig) -> Generator[Outcome, None, None]:
+    """Run jobs as tasks of Ray, in their order, and yield each outcome as it comes.
+
+    A worker or node that dies is not the job's own fault: the job starts again, and is reported as "lost" after
+    `ATTEMPTS`. (Ray's own retries are off, so that an attempt is counted and recorded.) Closing the generator cancels what
+    is queued and running. Ray pickles a job on its way to the worker, and its outcome on the way back; nothing else.
+
+    Args:
+        jobs: what to run.
+        root: the store's folder; every node must see it under this path.
+        source: state of the code, for the records.
+        config: `workers` tasks at a time, None for as many as the cluster has room for; `threads` and `gpus_per_job` asked
+            for each; `address` of the cluster.
+
+    Raises:
+        UserError: the cluster cannot be reached.
+
+    Source: bnstudy issue 3, part 2.
+    """
+    with _connection(config):
+        queue = deque((job, 1) for job in jobs)
+        running: dict[Any, tuple[Job, int]] = {}
+        remote: Any = ray.remote(attempt_job)
+        folder = os.getcwd()
+        try:
+            while queue or running:
+                while queue and (config.workers is None or len(running) < config.workers):
+                    job, attempt = queue.popleft()
+                    task = remote.options(
+                        name=job.id,
+                        num_cpus=config.threads,
+                        num_gpus=gpus(job, config.gpus_per_job),
+                        max_retries=0,
+                        scheduling_strategy="SPREAD",
+                    )
+                    running[task.remote(job, os.path.abspath(root), source, attempt, folder)] = (job, attempt)
+                finished, _ = ray.wait(list(running), num_returns=1, timeout=0.5)
+                for task in finished:
+                    job, attempt = running.pop(task)
+                    outcome = _outcome(task, job)
+                    if outcome.status != "lost":
+                        yield outcome
+                    elif attempt < ATTEMPTS:
+                        queue.append((job, attempt + 1))
+                    else:
+                        yield Outcome(job.id, "lost", f"{outcome.message}, {ATTEMPTS} times")
+        finally:
+            _cancel(list(running))
+
+
+def _outcome(task: Any, job: Job) -> Outcome:
+    try:
+        outcome = ray.get(task)
+    except ray.exceptions.RayTaskError as error:  # not the job's exception, which is recorded: it could not begin
+        return Outcome(job.id, "lost", str(error).strip().splitlines()[-1])
+    except ray.exceptions.RayError as error:
+        return Outcome(job.id, "lost", f"its worker died ({type(error).__name__})")
+    assert isinstance(outcome, Outcome)
+    return outcome
+
+
+def _cancel(tasks: list[Any]) -> None:
+    if not tasks:
+        return
+    for task in tasks:
+        ray.cancel(task, force=False)  # a KeyboardInterrupt, on which a job gives up its claim
+    _, left = ray.wait(tasks, num_returns=len(tasks), timeout=_GRACE)
+    for task in left:
+        ray.cancel(task, force=True)
+
+
+@contextlib.contextmanager
+def _connection(config: EngineConfig) -> Iterator[None]:
+    """A connection to the cluster, unless the program has one already."""
+    if ray.is_initialized():
+        yield
+        return
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    own: dict[str, Any] = {
+        "num_cpus": workers(config) * config.threads,
+        "object_store_memory": _OBJECT_STORE,
+        "include_dashboard": False,
+    }
+    with _sigterm_kept():
+        try:
+            ray.init(
+                address=address or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **({} if address else own),
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            where = f"{address!r} cannot be reached" if address else "a Ray of our own cannot be started"
+            raise UserError(f"engine.address: {where} ({reason}); use HOST:PORT of a running cluster, or null") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Ray takes SIGTERM for itself when it connects; the study's own handler says how to resume."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,203 @@
+"""Jobs on Slurm: job arrays through submitit, looked after through squeue."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
+from submitit.helpers import clean_env
+
+from bnstudy.errors import UserError
+from bnstudy.sweeps.engines.attempt import ATTEMPTS, attempt_job, gpus
+from bnstudy.sweeps.job import Outcome
+from bnstudy.sweeps.plan import Job
+from bnstudy.sweeps.store import Record
+from bnstudy.training.config import EngineConfig
+
+_POLL = 0.5  # seconds between two looks for results, which are files
+_ASK = 5.0  # seconds between two questions to Slurm's controller
+_ARRAY = 1000  # tasks of one array; Slurm's MaxArraySize is 1001 unless a site changes it
+_ENDED = frozenset(
+    ["BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"]
+    + ["OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"]
+)
+
+
+def run_slurm(jobs: Sequence[Job], root: str, source: Record, config: EngineConfig) -> Generator[Outcome, None, None]:
+    """Run jobs as tasks of Slurm job arrays and yield each outcome as it comes.
+
+    What Slurm requeues of itself (a node lost, a preemption) is waited for. A task that ends without an outcome (killed, out
+    of memory or of time) is not the job's own fault: the job starts again, from its last checkpoint, and is reported as
+    "lost" after `ATTEMPTS`. One that somebody cancels is reported at once. Closing the generator cancels what is queued and
+    running. States come from squeue, so no accounting is needed.
+
+    submitit carries a job to its node, and the outcome back, in pickles of its own, in ROOT/slurm/NAME with the logs; the
+    folder goes when all is well. Nothing else reads them, and what the store holds is never pickled.
+
+    Args:
+        jobs: what to run.
+        root: the store's folder; every node must see it, and the folder the command is typed in, under this path.
+        source: state of the code, for the records.
+        config: `workers` tasks at a time, None for as many as Slurm allows; `threads`, `gpus_per_job`, `memory` and `time`
+            asked for each; `partition`, `options` and `setup` as given.
+
+    Raises:
+        UserError: Slurm refuses the jobs.
+
+    Source: bnstudy issue 3, part 2.
+    """
+    name = f"bnstudy-{uuid.uuid4().hex[:8]}"
+    folder = Path(root).resolve() / "slurm" / name
+    waiting: dict[str, _Task] = {}
+    well = False
+    try:
+        waiting |= _submit([(job, 1) for job in jobs], root, source, config, folder)
+        lost, asked = False, time.monotonic()
+        while waiting:
+            time.sleep(_POLL)
+            states = None
+            if time.monotonic() - asked > _ASK:
+                states, asked = _states(name), time.monotonic()
+            again: list[tuple[Job, int]] = []
+            for key, task in list(waiting.items()):
+                outcome = task.outcome(states)
+                if outcome is None:
+                    continue
+                del waiting[key]
+                if outcome.status == "lost" and task.attempt < ATTEMPTS and not task.cancelled:
+                    _call("scancel", key)  # preempted or held, it could come back beside its successor
+                    again.append((task.job, task.attempt + 1))
+                    continue
+                lost = lost or outcome.status == "lost"
+                yield outcome
+            waiting |= _submit(again, root, source, config, folder)
+        well = not lost
+    finally:
+        if waiting or not well:
+            _cancel(name)
+    if well:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Task:
+    """One attempt at a job, as Slurm and submitit know it."""
+
+    def __init__(self, handle: Any, job: Job, attempt: int) -> None:
+        self.job, self.attempt, self.cancelled = job, attempt, False
+        self._handle, self._missed = handle, 0
+
+    def outcome(self, states: dict[str, tuple[str, str]] | None) -> Outcome | None:
+        """What became of it; None while that is open.
+
+        Args:
+            states: the answer of `_states`, None if nobody asked.
+        """
+        if self._handle.paths.result_pickle.exists():
+            try:
+                result = self._handle.result()
+            except (UncompletedJobError, FailedJobError) as error:
+                return self._lost(str(error).strip().splitlines()[0])
+            assert isinstance(result, Outcome)
+            return Outcome(result.job, "lost", self._times(result.message)) if result.status == "lost" else result
+        if states is None:
+            return None
+        state, reason = states.get(self._handle.job_id, ("unknown", "None"))
+        if state != "unknown" and state not in _ENDED and "held" not in reason:
+            self._missed = 0
+            return None
+        # A result may reach a shared folder later than the news of its end, and a requeued task shows its old end first.
+        self._missed += 1
+        if self._missed < 2:
+            return None
+        self.cancelled = state == "CANCELLED"
+        return self._lost(f"Slurm task {self._handle.job_id} ended as {state}{'' if reason == 'None' else f' ({reason})'}")
+
+    def _lost(self, message: str) -> Outcome:
+        return Outcome(self.job.id, "lost", f"{self._times(message)}; see {self._handle.paths.stderr}")
+
+    def _times(self, message: str) -> str:
+        return message if self.attempt == 1 else f"{message}, attempt {self.attempt}"
+
+
+def _submit(
+    attempts: Sequence[tuple[Job, int]], root: str, source: Record, config: EngineConfig, folder: Path
+) -> dict[str, _Task]:
+    """Put jobs into Slurm's queue; the tasks by Slurm's number."""
+    tasks: dict[str, _Task] = {}
+    here, store = os.getcwd(), os.path.abspath(root)
+    for wanted in sorted({gpus(job, config.gpus_per_job) for job, _ in attempts}):
+        group = [pair for pair in attempts if gpus(pair[0], config.gpus_per_job) == wanted]
+        executor = submitit.AutoExecutor(folder, cluster="slurm")
+        threads = [f"export {variable}={config.threads}" for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
+        executor.update_parameters(
+            name=folder.name,
+            cpus_per_task=config.threads,
+            timeout_min=config.time,
+            mem_gb=config.memory,
+            gpus_per_node=int(wanted) or None,
+            slurm_partition=config.partition,
+            slurm_array_parallelism=config.workers or _ARRAY,
+            slurm_setup=[*threads, *config.setup],
+            slurm_srun_args=[f"--cpus-per-task={config.threads}"],  # since Slurm 22.05 srun does not take it from sbatch
+            slurm_additional_parameters=dict(config.options) or None,
+        )
+        for start in range(0, len(group), _ARRAY):
+            part = group[start : start + _ARRAY]
+            columns = [(job, store, source, attempt, here) for job, attempt in part]
+            try:
+                with clean_env():  # a study may be started from inside a Slurm job
+                    handles = executor.map_array(_work, *map(list, zip(*columns, strict=True)))
+            except (FailedJobError, FailedSubmissionError) as error:
+                raise UserError(f"engine: Slurm refuses the jobs ({' '.join(str(error).split())})") from error
+            for handle, (job, attempt) in zip(handles, part, strict=True):
+                tasks[handle.job_id] = _Task(handle, job, attempt)
+    return tasks
+
+
+def _work(job: Job, root: str, source: Record, attempt: int, folder: str) -> Outcome:
+    """A task of the array, on its node."""
+    # submitit's handlers ignore SIGTERM, and raise in the job, as its own exception, before the time is up.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
+    return attempt_job(job, root, source, attempt + int(os.environ.get("SLURM_RESTART_COUNT", 0)), folder)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)  # past `except Exception`, through the claim's release
+
+
+def _states(name: str) -> dict[str, tuple[str, str]] | None:
+    """State and reason of this run's tasks by number; those that ended some minutes ago are left out. None: no answer."""
+    answer = _call("squeue", "--me", "--name", name, "--states=all", "--array", "--noheader", "--format=%i|%T|%r")
+    if answer is None:
+        return None
+    rows = [line.split("|", 2) for line in answer.splitlines()]
+    return {number: (state, reason) for number, state, reason in rows}
+
+
+def _cancel(name: str) -> None:
+    """Cancel all that this run has submitted, and give running tasks a moment to let go of their claims."""
+    _call("scancel", "--me", "--name", name)
+    patience = time.monotonic() + 3
+    while time.monotonic() < patience:
+        states = _states(name)
+        if states is None or all(state in _ENDED for state, _ in states.values()):
+            return
+        time.sleep(0.2)
+
+
+def _call(*command: str) -> str | None:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None  # the controller may be away for a while; jobs go on without it
