@@ -22,8 +22,12 @@ UNITS = {
 """Metrics worth a printed table: label, factor, unit."""
 
 
-def summary_table(gaps: pd.DataFrame) -> pd.DataFrame:
+def summary_table(gaps: pd.DataFrame, generalisation: pd.DataFrame | None = None) -> pd.DataFrame:
     """Mean over seeds and 95 % t interval of every quantity of the `gaps` table; descriptive, no verdict.
+
+    Args:
+        gaps: the `gaps` table.
+        generalisation: the table of that name, for the baselines without BatchNorm: they have the quantity `own` alone.
 
     Returns:
         The `summary` table: a row per (cell, convention, split, metric, quantity); a diverged seed is left out and counted.
@@ -39,13 +43,20 @@ def summary_table(gaps: pd.DataFrame) -> pd.DataFrame:
         for index, quantity in enumerate(QUANTITIES):
             numbers = (interval.mean[index], interval.low[index], interval.high[index])
             rows.append((*values, quantity, *numbers, finite, len(group) - finite))
+    if generalisation is not None:
+        baselines = generalisation[generalisation["norm"] != "batch"]
+        long = baselines.melt([*cell, "convention", "metric"], ["train", "test"], var_name="split", value_name="own")
+        for values, group in long.groupby(keys, dropna=False, sort=False):
+            interval = mean_interval(group[["own"]].to_numpy())
+            finite = int(np.isfinite(group["own"]).sum())
+            rows.append((*values, "own", *(end[0] for end in interval), finite, len(group) - finite))
     numbers_of = {"mean": "float64", "low": "float64", "high": "float64", "seeds": "int64", "diverged": "int64"}
     kinds = {key: gaps[key].dtype for key in keys} | {"quantity": "str"} | numbers_of  # also where there are no rows
     return pd.DataFrame(rows, columns=list(kinds)).astype(kinds)
 
 
 def printed_tables(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The tables of a study for reading: a row a cell, a column a convention, mean ± half the 95 % interval over seeds.
+    """The tables of a study for reading: a row a cell, a column a convention or baseline, mean ± half the 95 % interval.
 
     Yields:
         (title, table) for the metric under each convention's own statistic on the test split, and for the mismatch gap on
@@ -63,11 +74,14 @@ def printed_tables(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
                 rows = part[(part["metric"] == metric) & (part["quantity"] == quantity) & (part["split"] == split)]
                 if rows.empty:
                     continue
-                cells = rows.assign(text=[_text(row, factor) for row in rows.itertuples()])
+                # A baseline's column is named for its layer.
+                labels = rows["convention"].where(rows["norm"] == "batch", "norm=" + rows["norm"])
+                cells = rows.assign(text=[_text(row, factor) for row in rows.itertuples()], convention=labels)
                 table = cells.pivot_table(
                     index=["batch_size", *extra], columns="convention", values="text", aggfunc="first", dropna=False
                 )
-                table = table[[name for name in CONVENTIONS if name in table]].dropna(how="all")
+                baselines = [name for name in table if name not in CONVENTIONS]
+                table = table[[*(name for name in CONVENTIONS if name in table), *baselines]].dropna(how="all")
                 seeds = int(rows["seeds"].max())
                 title = f"{model} on {dataset}: {label} {what}{f' ({unit})' if unit else ''}, {seeds} seeds"
                 yield title, table.reset_index().rename_axis(columns=None)

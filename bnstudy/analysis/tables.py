@@ -51,7 +51,7 @@ def study_tables(store: Store, name: str) -> dict[str, pd.DataFrame]:
         del tables["distances"]
     tables["gaps"] = gap_table(tables["metrics"], conventions)
     tables["generalisation"] = generalisation_table(tables["metrics"], conventions)
-    tables["summary"] = summary_table(tables["gaps"])
+    tables["summary"] = summary_table(tables["gaps"], tables["generalisation"])
     return {table: checked(table, frame) for table, frame in tables.items()}
 
 

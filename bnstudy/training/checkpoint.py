@@ -50,6 +50,11 @@ def load_checkpoint(training: Training, path: Path) -> list[Row]:
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, KeyError, safetensors.SafetensorError):
         return []
+    if any(
+        tensors.get(f"model.{name}", tensor.new_empty(0)).shape != tensor.shape
+        for name, tensor in _model_tensors(training).items()
+    ):
+        return []
     for name, tensor in _model_tensors(training).items():
         tensor.detach().copy_(tensors[f"model.{name}"])
     state = training.optimizer.state_dict()

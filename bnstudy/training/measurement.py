@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from bnstudy.training.checkpoint import load_checkpoint, save_checkpoint
 from bnstudy.training.config import Config
 from bnstudy.training.data import Dataset, Split
 from bnstudy.training.loop import Progress, Training
-from bnstudy.training.metrics import distances, measure
+from bnstudy.training.metrics import METRICS, distances, measure
 from bnstudy.training.predict import population_of, predict, predict_by_batch
 from bnstudy.training.seeds import generator
 
@@ -95,9 +97,14 @@ def measure_block(
             for _, split, statistic, outputs, targets in _predictions(training, statistics):
                 rows += _rows(training, split, statistic, len(outputs), measure(dataset.task, outputs, targets))
         if checkpoint is not None and time.monotonic() - saved >= checkpoint.every:
-            save_checkpoint(training, rows, checkpoint.path)
+            with contextlib.suppress(OSError):  # a full disk must not end a training that has not yet needed it
+                save_checkpoint(training, rows, checkpoint.path)
             saved = time.monotonic()
     final, apart = _final(training)
+    for row in final:  # the last update of all can break a network whose losses were finite
+        index = training.seeds.index(row["seed"])
+        if training.diverged[index] is None and all(math.isnan(row[metric]) for metric in METRICS[dataset.task]):
+            training.diverged[index] = training.step
     diverged = {seed: step for seed, step in zip(training.seeds, training.diverged, strict=True) if step is not None}
     return Measurements(rows + final, apart, diverged)
 

@@ -91,7 +91,8 @@ def test_a_study_of_baselines_alone_has_tables_without_gaps(tmp_path: Path) -> N
     store = run_study(tmp_path, cells)
     tables = study_tables(store, "tiny")
     assert set(tables) == set(TABLES) - {"distances"}
-    assert len(tables["gaps"]) == len(tables["summary"]) == 0
+    assert len(tables["gaps"]) == 0
+    assert set(tables["summary"]["quantity"]) == {"own"}
     assert len(tables["generalisation"]) == 2 * 2 * 3
     assert set(tables["generalisation"]["norm"]) == {"group", "none"}
     loaded = load("tiny", tmp_path / "results", store.root)

@@ -21,7 +21,7 @@ class Options:
         source, target: a framework or a convention.
         keep: "inference" or "training"; exclusive with `as_trained`.
         as_trained: running variances as the target would have stored them.
-        batch_size: N of training, or "varying".
+        batch_size: N of training (of all devices together for SyncBatchNorm), or "varying".
         spatial: (H, W) that every layer saw.
         per_layer: YAML or JSON file with m, or [H, W], by layer name.
         momentum: α, the weight of the new batch, or "cumulative".

@@ -27,10 +27,8 @@ from bnstudy.training.config import EngineConfig
 _POLL = 0.5  # seconds between two looks for results, which are files
 _ASK = 5.0  # seconds between two questions to Slurm's controller
 _ARRAY = 1000  # tasks of one array; Slurm's MaxArraySize is 1001 unless a site changes it
-_ENDED = frozenset(
-    ["BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"]
-    + ["OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"]
-)
+_ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "DEADLINE", "OUT_OF_MEMORY"}
+_ENDED |= {"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "REVOKED"}  # unless Slurm requeues the task
 
 
 def run_slurm(jobs: Sequence[Job], root: str, source: Record, config: EngineConfig) -> Generator[Outcome, None, None]:
