@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: study test test-slow check lock clean
+.PHONY: study test test-slow audit check lock clean
 
 study: .venv/ready
 	$(BIN)/bnstudy run +experiments=quick
@@ -12,6 +12,12 @@ test: .venv/ready
 
 test-slow: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
+
+# Measures the frameworks themselves: installs them beside the rest, about 3 GB.
+RESULTS ?= results
+audit: .venv/ready
+	$(BIN)/uv pip install -q --python $(BIN)/python -c requirements.lock -e '.[dev,audit]'
+	$(BIN)/bnstudy audit --results-dir $(RESULTS)
 
 check: .venv/ready
 	$(BIN)/ruff format --check .

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from bnstudy.batchnorm.conventions import EMA_STATISTICS, Convention
 
+PENDING = 64
+"""Batches that are taken into deferred averages at once."""
+
 
 class Moments(NamedTuple):
     """A training batch's statistics, averaged over its groups with their shares f of the samples; shapes (channels,).
@@ -32,6 +35,8 @@ class MovingAverages(nn.modules.batchnorm._BatchNorm):
 
     convention: Convention
     norm_batch_size: int | None
+    pending: list[tuple[Tensor, Tensor, int]] | None = None
+    """Batch means, unbiased variances and m that are not yet in the averages; None outside `deferred_averages`."""
     ema_var_biased: Tensor
     ema_var_unbiased: Tensor
     ema_mean_variance: Tensor
@@ -115,3 +120,29 @@ class MovingAverages(nn.modules.batchnorm._BatchNorm):
             averages += [self.ema_var_biased, self.ema_var_unbiased]
             values += [batch.biased, batch.unbiased]
         torch._foreach_lerp_(averages, values, alpha)  # one call: at small batches the calls are what costs
+
+    def take_pending(self) -> None:
+        """Take the pending batches b = 1…T into every average, as T single updates would.
+
+        With w_b = α·(1-α)^(T-b): μ̂ ← (1-α)^T·μ̂ + Σ w_b·μ_b, likewise the variances, and for the variance of the means
+        S ← (1-α)^T·(S + (μ̂_old - μ̂_new)²) + Σ w_b·(μ_b - μ̂_new)².
+        """
+        if not self.pending:
+            return
+        alpha, running_mean = cast(float, self.momentum), cast(Tensor, self.running_mean)
+        means, variances, counts = zip(*self.pending, strict=True)
+        self.pending.clear()
+        mean, unbiased = torch.stack(means), torch.stack(variances)  # (T, channels)
+        batches = len(mean)
+        weight = mean.new_tensor([alpha * (1 - alpha) ** age for age in reversed(range(batches))])
+        left = (1 - alpha) ** batches
+        mean_now = left * running_mean + weight @ mean
+        spread = left * (running_mean - mean_now).square() + weight @ (mean - mean_now).square()
+        self.ema_mean_variance.mul_(left).add_(spread)
+        running_mean.copy_(mean_now)
+        new_unbiased = weight @ unbiased
+        new_biased = (weight * mean.new_tensor([(m - 1) / m for m in counts])) @ unbiased
+        own = new_biased if self.convention.accumulate == "biased" else new_unbiased
+        averages = (self.ema_var_biased, self.ema_var_unbiased, cast(Tensor, self.running_var))
+        for average, new in zip(averages, (new_biased, new_unbiased, own), strict=True):
+            average.mul_(left).add_(new)

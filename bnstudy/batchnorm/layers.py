@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnstudy.batchnorm import ghost
-from bnstudy.batchnorm.averages import Moments, MovingAverages
+from bnstudy.batchnorm.averages import PENDING, Moments, MovingAverages
 from bnstudy.batchnorm.conventions import Convention, bessel
 
 Observer = Callable[[Tensor, Tensor, int], None]
@@ -161,6 +161,11 @@ class ConventionBatchNorm(MovingAverages):
             return output
         batch_mean = torch.zeros_like(mean)
         output = self._native(input, batch_mean, batch_var, 1.0)  # they become the batch's own statistics
+        if self.pending is not None and self.momentum is not None:
+            self.pending.append((batch_mean, batch_var, m))
+            if len(self.pending) == PENDING:
+                self.take_pending()
+            return output
         self._update(Moments(batch_mean, batch_var.sub(batch_var, alpha=1 / m), batch_var), alpha)
         return output
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bnstudy.batchnorm.conventions import Convention
+from bnstudy.batchnorm.deferral import deferred_averages
 from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.training.augment import crop_flip
 from bnstudy.training.batches import batch_sizes, chunks, draw_order, gather
@@ -87,7 +88,13 @@ class Training:
         self.model = replicate(models).to(self.device, self.dtype)
         for layer in batchnorm_layers(self.model).values():
             layer.track_all_statistics()
+        if config.model.architecture == "resnet":
+            # Small convolutions are faster with the channels last; the large ones of torchvision's networks are not.
+            self.model.to(memory_format=torch.channels_last)
         self.inputs = dataset.train.inputs.to(self.dtype)
+        classes = dataset.task == "classification"
+        self.targets = dataset.train.targets if classes else dataset.train.targets.to(self.dtype)
+        self.replica_count = torch.tensor(float(len(self.seeds)), dtype=self.dtype, device=self.device)
         self.optimizer = build_optimizer(config.optimizer, self.model)
         self.order_generators = [generator(seed, "order") for seed in self.seeds]
         self.augmentation_generators = [generator(seed, "augmentation") for seed in self.seeds]
@@ -109,12 +116,13 @@ class Training:
         first = self.step
         outputs: list[Tensor] = []
         self.model.train()
-        for index in chunks(order, size):
-            inputs = self._augmented(gather(self.inputs, index))
-            targets = self.dataset.train.targets.index_select(0, index.flatten())
-            for x, target in zip(inputs.split(size), targets.split(size * replicas), strict=True):
-                outputs.append(self._step(x, target))
-                progress(self.step)
+        with deferred_averages(self.model):
+            for index in chunks(order, size):
+                inputs = self._augmented(gather(self.inputs, index))
+                targets = self.targets.index_select(0, index.flatten())
+                for x, target in zip(inputs.split(size), targets.split(size * replicas), strict=True):
+                    outputs.append(self._step(x, target))
+                    progress(self.step)
         record = torch.cat(outputs).unflatten(1, (replicas, -1))
         targets = self.dataset.train.targets[order]
         self._note_divergence(record, targets, sizes, first)
@@ -126,19 +134,23 @@ class Training:
         rate = self.rates[self.step]
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            outputs: Tensor = self.model(x)
-        # Each replica's loss is a mean over its N samples; their sum leaves the replicas' gradients independent.
-        each = outputs.reshape(len(target), -1).to(self.dtype)
-        if self.dataset.task == "classification":
-            loss = F.cross_entropy(each, target, reduction="sum") / len(x)
-        else:
-            loss = F.mse_loss(each, target.to(self.dtype), reduction="sum") / (len(x) * target.size(1))
-        loss.backward()
+        outputs = self._forward(x)
+        # The mean over all N·R samples, R times: the sum of each replica's mean, so that their gradients are independent.
+        each = outputs.reshape(len(target), -1)
+        loss = F.cross_entropy(each, target) if self.dataset.task == "classification" else F.mse_loss(each, target)
+        loss.backward(self.replica_count)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
         return outputs.detach()
+
+    def _forward(self, x: Tensor) -> Tensor:
+        if self.config.precision != "bfloat16":
+            plain: Tensor = self.model(x)
+            return plain
+        with torch.autocast(x.device.type, torch.bfloat16):
+            reduced: Tensor = self.model(x)
+        return reduced.to(self.dtype)
 
     def _augmented(self, inputs: Tensor) -> Tensor:
         if self.config.dataset.augment == "none":

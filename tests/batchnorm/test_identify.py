@@ -46,6 +46,9 @@ class Plan:
     factor_at_inference: float = 1.0
     bessel_by: str = "m"
     shift: float = 0.0
+    constant: float | None = None
+    mean_at_inference: float = 1.0
+    correct_at_inference: str = ""
 
 
 class NumpyLayer:
@@ -77,6 +80,7 @@ class NumpyLayer:
         m = x[:, 0].size
         count = m if plan.bessel_by == "m" else x.shape[0]
         c = np.float32(count / (count - 1)) if count > 1 else np.float32(np.nan)
+        c = c if plan.constant is None else np.float32(plan.constant)
         mean, biased = x.mean(AXES), x.var(AXES)
         used = {"biased": biased, "unbiased": c * biased}
         y = self._divide(x, mean if plan.centre else 0 * mean, used[plan.normalize], plan.eps, plan.place)
@@ -104,8 +108,13 @@ class NumpyLayer:
     def evaluate(self, x):
         plan = self.plan
         var = self.var**2 if plan.use == "std" else self.var
+        remaining = np.float32(1 - (1 - self.alpha) ** self.t) if self.t else np.float32(1)
+        mean = np.float32(plan.mean_at_inference) * self.mean
+        if plan.correct_at_inference:
+            var = var / remaining
+            mean = mean / remaining if plan.correct_at_inference == "both" else mean
         eps, place = plan.eps if plan.eval_eps is None else plan.eval_eps, plan.eval_place or plan.place
-        return self._divide(x, self.mean, np.float32(plan.factor_at_inference) * var, eps, place)
+        return self._divide(x, mean, np.float32(plan.factor_at_inference) * var, eps, place)
 
     def read(self):
         return Stored(self.mean.copy(), self.var.copy(), self.gamma, self.beta)
@@ -173,6 +182,9 @@ PLANTED = {
     "training normalises by the stored statistics": Plan(stored_in_training=True),
     "training does not centre on the mean that belongs to its variance": Plan(centre=False),
     "the training output is no affine function of the input within a channel": Plan(squash=True),
+    "training scales the batch variance by 1.143": Plan("unbiased", "biased", constant=8 / 7),
+    "stores the batch variance times 1.143": Plan("biased", "unbiased", constant=8 / 7),
+    "inference scales the running statistics by an unknown factor": Plan(mean_at_inference=0.0),
     "inference scales the stored variance by 1.143": Plan(factor_at_inference=8 / 7),
 }
 
@@ -180,7 +192,8 @@ PLANTED = {
 @pytest.mark.parametrize(("said", "plan"), PLANTED.items(), ids=PLANTED)
 @pytest.mark.parametrize("pair", NAMES, ids=NAMES.values())
 def test_a_planted_oddity_is_named_and_never_taken_for_one_of_the_four(said, plan, pair):
-    odd = plan if plan.bessel_by == "N" else replace(plan, normalize=pair[0], accumulate=pair[1])
+    fixed = plan.bessel_by == "N" or plan.constant is not None
+    odd = plan if fixed else replace(plan, normalize=pair[0], accumulate=pair[1])
     finding = found(odd)
     assert finding.convention == "unknown"
     assert said in finding.oddities
@@ -223,11 +236,16 @@ def test_a_standard_deviation_averaged_but_used_as_a_variance_is_unknown():
         (Plan(schedule="cumulative"), "cumulative", "none"),
         (Plan(schedule="first"), "first batch replaces the start", "none"),
         (Plan(schedule="bias-corrected"), "bias-corrected", "in the stored average"),
+        (Plan(correct_at_inference="both"), "constant", "at inference"),
     ],
 )
 def test_schedules_of_the_average_are_told_apart_and_keep_the_convention(plan, schedule, correction):
     finding = found(plan)
     assert (finding.convention, finding.schedule, finding.bias_correction) == ("consistent_biased", schedule, correction)
+
+
+def test_a_correction_at_inference_that_forgets_the_mean_is_unknown():
+    assert found(Plan(correct_at_inference="variance")).convention == "unknown"
 
 
 def test_starting_values_and_the_single_value_case_are_reported():

@@ -88,7 +88,7 @@ def test_settings_beside_the_input_are_used_and_carried_on(weights, tmp_path):
 def test_what_the_target_must_be_built_with_is_said(weights, tmp_path):
     said = translate(weights, tmp_path / "out.pt", Options("torch", "keras", as_trained=True, batch_size=8))
     assert "build the target's layers with ε 1e-05: keras's default is 0.001" in said
-    assert "and with momentum 0.9, which weighs the old value there, to give the new batch 0.1" in said
+    assert any("with momentum 0.9, the weight of the old value in keras" in line for line in said)
     said = translate(weights, tmp_path / "same.pt", Options("torch", "tinygrad", keep="inference"))
     assert not any(line.startswith("build") for line in said)
 

@@ -74,7 +74,7 @@ def _correction(main: Run, buffer: str, law: Law, weight: float) -> str:
     """What multiplies the stored statistics on use: "none", "bias" (1/(1-(1-α)ᵗ)), "Bessel" (variance only) or "unknown"."""
     if not np.isfinite(main.variances).all():
         return "unknown"
-    ratios = []
+    ratios, plain, corrected = [], [], []
     for t, (probe, evaluation) in enumerate(zip(main.probes, main.evaluations, strict=True), start=1):
         fit = line(probe, evaluation, main.shift)
         squared = (main.gain / fit.slope) ** 2
@@ -84,11 +84,11 @@ def _correction(main: Run, buffer: str, law: Law, weight: float) -> str:
         large = stored >= np.quantile(stored, 0.75)  # the smallest are lost beside ε
         ratio = float(np.median(used[large] / stored[large]))
         sigma = np.sqrt(squared)
-        off = [float((np.abs(fit.centre - main.means[t] * scale) / sigma).max()) for scale in (1.0, ratio)]
-        spread = float(np.abs(used[large] / stored[large] / ratio - 1).max())
-        if not (min(off) < TOLERANCE and spread < SAME):
+        if not np.abs(used[large] / stored[large] / ratio - 1).max() < SAME:
             return "unknown"
         ratios.append(ratio)
+        plain.append(float((np.abs(fit.centre - main.means[t]) / sigma).max()))
+        corrected.append(float((np.abs(fit.centre - main.means[t] * ratio) / sigma).max()))
     steps = np.arange(1, len(ratios) + 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         known = {
@@ -97,6 +97,7 @@ def _correction(main: Run, buffer: str, law: Law, weight: float) -> str:
             "Bessel": np.full(len(ratios), factors(main.inputs.shape[1:])["unbiased"]),
         }
     for name, expected in known.items():
-        if np.abs(np.array(ratios) / expected - 1).max() < SAME:
+        off_centre = corrected if name == "bias" else plain  # a correction of the start is due to the mean as well
+        if np.abs(np.array(ratios) / expected - 1).max() < SAME and max(off_centre) < TOLERANCE:
             return name
     return "unknown"

@@ -148,7 +148,8 @@ def _build_with(there: Framework, result: Translated, after: Settings, goal: str
     if goal != "inference" and isinstance(alpha, float) and there.momentum not in (None, alpha):
         argument = alpha if there.weighs == "new batch" else 1 - alpha
         said.append(
-            f"and with momentum {argument:.6g}, which weighs the {there.weighs} there, to give the new batch {alpha:g}"
+            f"build the target's layers with momentum {argument:.6g}, the weight of the {there.weighs} in {there.name}, "
+            f"so that the new batch weighs {alpha:g}"
         )
     return said
 

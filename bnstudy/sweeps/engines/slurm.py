@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import submitit
-from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
+from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError, environment_variables
 from submitit.helpers import clean_env
 
 from bnstudy.errors import UserError
@@ -133,6 +133,7 @@ def _submit(
     """Put jobs into Slurm's queue; the tasks by Slurm's number."""
     tasks: dict[str, _Task] = {}
     here, store = os.getcwd(), os.path.abspath(root)
+    where = {key: os.environ[key] for key in ("SLURM_CONF",) if key in os.environ}
     for wanted in sorted({gpus(job, config.gpus_per_job) for job, _ in attempts}):
         group = [pair for pair in attempts if gpus(pair[0], config.gpus_per_job) == wanted]
         executor = submitit.AutoExecutor(folder, cluster="slurm")
@@ -153,7 +154,8 @@ def _submit(
             part = group[start : start + _ARRAY]
             columns = [(job, store, source, attempt, here) for job, attempt in part]
             try:
-                with clean_env():  # a study may be started from inside a Slurm job
+                # A study may be started from inside a Slurm job; but where Slurm is found must stay known.
+                with clean_env(), environment_variables(**where):
                     handles = executor.map_array(_work, *map(list, zip(*columns, strict=True)))
             except (FailedJobError, FailedSubmissionError) as error:
                 raise UserError(f"engine: Slurm refuses the jobs ({' '.join(str(error).split())})") from error
