@@ -89,7 +89,8 @@ def contrast_table(
     p, p_equivalence = (table[f"{name}_holm"].where(table["in_family"], table[name]) for name in ("p", "p_equivalence"))
     table["verdict"] = verdict(p, p_equivalence, table["identical"], table["n"], lost, alpha)
     schema = contrasts_schema(cell)
-    return schema.validate(table[list(schema.columns)])
+    validated: pd.DataFrame = schema.validate(table[list(schema.columns)])
+    return validated
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def sections(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str], list[str]]:
             "bias correction": measured["bias_correction"],
             "m = 1": measured["single"],
             "misfit": [f"{value:.0e}" for value in measured["residual"]],
-            "next": [_short(value) for value in measured["runner_up"]],
+            "next": ["-" if math.isnan(value) else f"{value:.2f}" for value in measured["runner_up"]],
             "Δ bnstudy": [_short(value) for value in measured["difference"]],
         }
     )
@@ -139,7 +139,7 @@ def _number(value: float) -> str:
 
 
 def _short(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2g}"
+    return "-" if math.isnan(value) else f"{value:.1g}"
 
 
 def _machine(table: pd.DataFrame) -> str:

@@ -58,7 +58,7 @@ class Namespace:
         return output
 
     def entered(self, process: subprocess.Popen[str]) -> int:
-        """This machine's number of a command that was started inside: nsenter's only child."""
+        """The machine's number of a command that was started inside: nsenter's only child."""
         return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
 
     def processes(self) -> list[Process]:

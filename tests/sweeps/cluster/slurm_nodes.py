@@ -44,6 +44,7 @@ CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 MailProg=/bin/true
 SlurmdTimeout=10
 KillWait=5
+SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0
 NodeName=n1 NodeHostname=localhost NodeAddr=127.0.0.1 Port=16821 CPUs=1 RealMemory=8000 State=UNKNOWN
 NodeName=n2 NodeHostname=localhost NodeAddr=127.0.0.1 Port=16822 CPUs=1 RealMemory=8000 State=UNKNOWN
 PartitionName=debug Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
