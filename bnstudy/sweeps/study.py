@@ -14,7 +14,8 @@ from typing import NoReturn
 
 from bnstudy.errors import UserError
 from bnstudy.sweeps.claims import living
-from bnstudy.sweeps.engines.local import run_local, workers
+from bnstudy.sweeps.engines import Engine, engine
+from bnstudy.sweeps.engines.local import workers
 from bnstudy.sweeps.identity import training_id
 from bnstudy.sweeps.job import Outcome
 from bnstudy.sweeps.plan import Job, Plan, cell_fields, make_plan
@@ -123,6 +124,7 @@ def run_study(configs: Sequence[Config], command: str) -> StudyOutcome:
     """
     plan, store = plan_study(configs)
     first = configs[0]
+    run = engine(first.engine.name)
     store.require_writable()
     source = source_state()
     changes = plan_changes(plan, store, first.name)
@@ -142,7 +144,7 @@ def run_study(configs: Sequence[Config], command: str) -> StudyOutcome:
     display = Display(store, plan, todo, workers(first.engine), changes)
     with _sigterm_interrupts(), display:
         try:
-            with contextlib.closing(_run_shared(todo, store, source, first.engine)) as runner:
+            with contextlib.closing(_run_shared(run, todo, store, source, first.engine)) as runner:
                 for outcome in runner:
                     outcomes.append(outcome)
                     display.finished(outcome)
@@ -151,11 +153,13 @@ def run_study(configs: Sequence[Config], command: str) -> StudyOutcome:
     return StudyOutcome(plan, outcomes, interrupted)
 
 
-def _run_shared(todo: Sequence[Job], store: Store, source: Record, engine: EngineConfig) -> Generator[Outcome, None, None]:
+def _run_shared(
+    run: Engine, todo: Sequence[Job], store: Store, source: Record, config: EngineConfig
+) -> Generator[Outcome, None, None]:
     """Run jobs and wait for those that somebody else holds; should he die, they are taken over."""
     while todo:
         elsewhere: list[Job] = []
-        with contextlib.closing(run_local(todo, str(store.root), source, engine)) as runner:
+        with contextlib.closing(run(todo, str(store.root), source, config)) as runner:
             for outcome in runner:
                 if outcome.status == "elsewhere":
                     elsewhere += [job for job in todo if job.id == outcome.job]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,11 +39,13 @@ def test_ctrl_c_cancels_what_is_queued_and_running(study: Study) -> None:
 
 
 def test_a_cluster_that_is_not_there_is_the_users_mistake(study: Study) -> None:
-    running = study.start("batch_size=16", "engine.address=127.0.0.1:6380")
+    absent = dataclasses.replace(study, arguments=("engine=ray", "engine.address=127.0.0.1:6380"))
+    running = absent.start("batch_size=16")
     _, errors = running.communicate(timeout=90)
     assert running.returncode == 2
     assert "engine.address: '127.0.0.1:6380' cannot be reached" in errors
     assert "Traceback" not in errors
+    print(errors)
 
 
 def test_without_an_address_it_starts_a_ray_of_its_own_and_ends_it(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -110,20 +111,28 @@ def _connection(config: EngineConfig) -> Iterator[None]:
     }
     with _sigterm_kept():
         try:
+            _knock(address or "")
             ray.init(
                 address=address or "local",
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 **({} if address else own),
             )
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except (OSError, RuntimeError, ValueError) as error:  # ConnectionError is an OSError
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             where = f"{address!r} cannot be reached" if address else "a Ray of our own cannot be started"
             raise UserError(f"engine.address: {where} ({reason}); use HOST:PORT of a running cluster, or null") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Find out within seconds that nobody is at HOST:PORT; Ray tries for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
 
 
 @contextlib.contextmanager
