@@ -27,6 +27,10 @@ Progress = Callable[[int], None]
 """Called with the number of steps done so far."""
 
 
+_HARMLESS = 1e15
+"""Outputs below it, in absolute value, have finite losses."""
+
+
 @dataclass(frozen=True)
 class EpochRecord:
     """What an epoch's training batches said as they went by.
@@ -161,6 +165,8 @@ class Training:
 
     def _note_divergence(self, outputs: Tensor, targets: Tensor, sizes: list[int], first: int) -> None:
         """Find each replica's first step with a non-finite loss; looked for once an epoch, so that steps need not wait."""
+        if float(outputs.abs().max()) < _HARMLESS:
+            return
         if self.dataset.task == "classification":
             losses = F.cross_entropy(outputs.transpose(1, 2).to(self.dtype), targets, reduction="none")  # (n, R)
         else:

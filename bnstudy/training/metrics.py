@@ -46,12 +46,13 @@ def _measure_one(task: str, outputs: Tensor, targets: Tensor) -> dict[str, float
         variance = targets.double().var(0, correction=0)
         r2 = (1 - (outputs.double() - targets.double()).square().mean(0) / variance).mean()
         return {"r2": float(r2), "mse": float(mse)}
-    confidence, predicted = outputs.double().softmax(1).max(1)
+    log_probabilities = outputs.double().log_softmax(1)
+    log_confidence, predicted = log_probabilities.max(1)
     correct = (predicted == targets).double()
     return {
         "accuracy": float(correct.mean()),
-        "loss": float(F.cross_entropy(outputs.double(), targets)),
-        "ece": _calibration_error(confidence, correct),
+        "loss": float(F.nll_loss(log_probabilities, targets)),
+        "ece": _calibration_error(log_confidence.exp(), correct),
     }
 
 

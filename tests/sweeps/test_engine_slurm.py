@@ -54,9 +54,12 @@ def test_ctrl_c_cancels_what_is_queued_and_running(study: Study, cluster: Slurm)
 
 
 def test_a_job_that_somebody_cancels_is_named_and_not_started_again(study: Study, cluster: Slurm) -> None:
-    running = study.start("batch_size=4", "epochs=4000")
+    asked = ("engine.partition=debug", "engine.time=7", "engine.options={comment:bnstudy}")
+    running = study.start("batch_size=4", "epochs=4000", *asked)
     wait_until(lambda: bool(study.claims()), 60, "a job")
-    number = cluster.call("squeue", "--noheader", "--states=RUNNING", "--format=%i").strip()
+    answer = cluster.call("squeue", "--noheader", "--states=RUNNING", "--format=%i|%P|%l|%m|%C|%k").strip()
+    number, *got = answer.split("|")
+    assert got == ["debug", "7:00", "2G", "1", "bnstudy"]
     cluster.call("scancel", number)
     _, errors = running.communicate(timeout=60)
     assert running.returncode == 1
