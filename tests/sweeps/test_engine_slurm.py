@@ -43,7 +43,7 @@ def test_logs_and_pickles_go_when_all_is_well_and_stay_when_a_job_is_lost(study:
     running = study.start("batch_size=64", "epochs=1", "engine.setup=[exit 3]")
     _, errors = running.communicate(timeout=120)
     assert running.returncode == 1
-    assert "ended as FAILED (NonZeroExitCode), attempt 2; see " in errors
+    assert "ended as FAILED (NonZeroExitCode); see " in errors
     (folder,) = (study.folder / "outputs" / "slurm").iterdir()
     assert errors.split("; see ")[1].splitlines()[0].startswith(str(folder))
 

@@ -109,6 +109,7 @@ def _connection(config: EngineConfig) -> Iterator[None]:
         "object_store_memory": _OBJECT_STORE,
         "include_dashboard": False,
     }
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # warnings of its network code would end up between our lines
     with _sigterm_kept():
         try:
             _knock(address or "")

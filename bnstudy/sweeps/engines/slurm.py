@@ -9,6 +9,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -21,7 +22,7 @@ from bnstudy.errors import UserError
 from bnstudy.sweeps.engines.attempt import ATTEMPTS, attempt_job, gpus
 from bnstudy.sweeps.job import Outcome
 from bnstudy.sweeps.plan import Job
-from bnstudy.sweeps.store import Record
+from bnstudy.sweeps.store import Record, Store
 from bnstudy.training.config import EngineConfig
 
 _POLL = 0.5  # seconds between two looks for results, which are files
@@ -36,8 +37,8 @@ def run_slurm(jobs: Sequence[Job], root: str, source: Record, config: EngineConf
 
     What Slurm requeues of itself (a node lost, a preemption) is waited for. A task that ends without an outcome (killed, out
     of memory or of time) is not the job's own fault: the job starts again, from its last checkpoint, and is reported as
-    "lost" after `ATTEMPTS`. One that somebody cancels is reported at once. Closing the generator cancels what is queued and
-    running. States come from squeue, so no accounting is needed.
+    "lost" after `ATTEMPTS` in a row that brought no new checkpoint. One that somebody cancels is reported at once. Closing
+    the generator cancels what is queued and running. States come from squeue, so no accounting is needed.
 
     submitit carries a job to its node, and the outcome back, in pickles of its own, in ROOT/slurm/NAME with the logs; the
     folder goes when all is well. Nothing else reads them, and what the store holds is never pickled.
@@ -59,23 +60,25 @@ def run_slurm(jobs: Sequence[Job], root: str, source: Record, config: EngineConf
     waiting: dict[str, _Task] = {}
     well = False
     try:
-        waiting |= _submit([(job, 1) for job in jobs], root, source, config, folder)
+        waiting |= _submit([_Try(job, checkpoint=_checkpoint(root, job)) for job in jobs], root, source, config, folder)
         lost, asked = False, time.monotonic()
         while waiting:
             time.sleep(_POLL)
             states = None
             if time.monotonic() - asked > _ASK:
                 states, asked = _states(name), time.monotonic()
-            again: list[tuple[Job, int]] = []
+            again: list[_Try] = []
             for key, task in list(waiting.items()):
                 outcome = task.outcome(states)
                 if outcome is None:
                     continue
                 del waiting[key]
-                if outcome.status == "lost" and task.attempt < ATTEMPTS and not task.cancelled:
-                    _call("scancel", key)  # preempted or held, it could come back beside its successor
-                    again.append((task.job, task.attempt + 1))
-                    continue
+                if outcome.status == "lost" and not task.cancelled:
+                    following = task.tried.next(_checkpoint(root, task.tried.job))
+                    if following.vain < ATTEMPTS:
+                        _call("scancel", key)  # preempted or held, it could come back beside its successor
+                        again.append(following)
+                        continue
                 lost = lost or outcome.status == "lost"
                 yield outcome
             waiting |= _submit(again, root, source, config, folder)
@@ -87,11 +90,32 @@ def run_slurm(jobs: Sequence[Job], root: str, source: Record, config: EngineConf
         shutil.rmtree(folder, ignore_errors=True)
 
 
-class _Task:
-    """One attempt at a job, as Slurm and submitit know it."""
+@dataclass(frozen=True)
+class _Try:
+    """One attempt at a job.
 
-    def __init__(self, handle: Any, job: Job, attempt: int) -> None:
-        self.job, self.attempt, self.cancelled = job, attempt, False
+    Args:
+        number: which one it is, from 1.
+        vain: how many before it, in a row, ended without an outcome or a new checkpoint.
+        checkpoint: when the job's checkpoint was written that it starts from; None if there was none.
+    """
+
+    job: Job
+    number: int = 1
+    vain: int = 0
+    checkpoint: int | None = None
+
+    def next(self, checkpoint: int | None) -> _Try:
+        """The attempt after this one; with a time limit, a long job may take many and get on with each."""
+        moved = checkpoint not in (None, self.checkpoint)
+        return _Try(self.job, self.number + 1, 0 if moved else self.vain + 1, checkpoint)
+
+
+class _Task:
+    """An attempt as Slurm and submitit know it."""
+
+    def __init__(self, handle: Any, tried: _Try) -> None:
+        self.tried, self.cancelled = tried, False
         self._handle, self._missed = handle, 0
 
     def outcome(self, states: dict[str, tuple[str, str]] | None) -> Outcome | None:
@@ -118,24 +142,30 @@ class _Task:
         if self._missed < 2:
             return None
         self.cancelled = state == "CANCELLED"
-        return self._lost(f"Slurm task {self._handle.job_id} ended as {state}{'' if reason == 'None' else f' ({reason})'}")
+        ending = f"Slurm task {self._handle.job_id} ended as {state}{'' if reason == 'None' else f' ({reason})'}"
+        return self._lost(ending + ("; use a longer engine.time" if state == "TIMEOUT" else ""))
 
     def _lost(self, message: str) -> Outcome:
-        return Outcome(self.job.id, "lost", f"{self._times(message)}; see {self._handle.paths.stderr}")
+        return Outcome(self.tried.job.id, "lost", f"{self._times(message)}; see {self._handle.paths.stderr}")
 
     def _times(self, message: str) -> str:
-        return message if self.attempt == 1 else f"{message}, attempt {self.attempt}"
+        return message if self.tried.number == 1 else f"attempt {self.tried.number}: {message}"
 
 
-def _submit(
-    attempts: Sequence[tuple[Job, int]], root: str, source: Record, config: EngineConfig, folder: Path
-) -> dict[str, _Task]:
+def _checkpoint(root: str, job: Job) -> int | None:
+    try:
+        return (Store(root).checkpoints / f"{job.id}.safetensors").stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def _submit(attempts: Sequence[_Try], root: str, source: Record, config: EngineConfig, folder: Path) -> dict[str, _Task]:
     """Put jobs into Slurm's queue; the tasks by Slurm's number."""
     tasks: dict[str, _Task] = {}
     here, store = os.getcwd(), os.path.abspath(root)
     where = {key: os.environ[key] for key in ("SLURM_CONF",) if key in os.environ}
-    for wanted in sorted({gpus(job, config.gpus_per_job) for job, _ in attempts}):
-        group = [pair for pair in attempts if gpus(pair[0], config.gpus_per_job) == wanted]
+    for wanted in sorted({gpus(tried.job, config.gpus_per_job) for tried in attempts}):
+        group = [tried for tried in attempts if gpus(tried.job, config.gpus_per_job) == wanted]
         executor = submitit.AutoExecutor(folder, cluster="slurm")
         threads = [f"export {variable}={config.threads}" for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
         executor.update_parameters(
@@ -152,15 +182,14 @@ def _submit(
         )
         for start in range(0, len(group), _ARRAY):
             part = group[start : start + _ARRAY]
-            columns = [(job, store, source, attempt, here) for job, attempt in part]
+            columns = [(tried.job, store, source, tried.number, here) for tried in part]
             try:
                 # A study may be started from inside a Slurm job; but where Slurm is found must stay known.
                 with clean_env(), environment_variables(**where):
                     handles = executor.map_array(_work, *map(list, zip(*columns, strict=True)))
             except (FailedJobError, FailedSubmissionError) as error:
                 raise UserError(f"engine: Slurm refuses the jobs ({' '.join(str(error).split())})") from error
-            for handle, (job, attempt) in zip(handles, part, strict=True):
-                tasks[handle.job_id] = _Task(handle, job, attempt)
+            tasks |= {handle.job_id: _Task(handle, tried) for handle, tried in zip(handles, part, strict=True)}
     return tasks
 
 
