@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sweeps.cluster.namespace import wait_until
 from tests.sweeps.cluster.ray_nodes import SECOND, Ray, ray, ray_space
 from tests.sweeps.cluster.studies import (
     Study,
@@ -45,18 +46,23 @@ def test_a_cluster_that_is_not_there_is_the_users_mistake(study: Study) -> None:
     assert running.returncode == 2
     assert "engine.address: '127.0.0.1:6380' cannot be reached" in errors
     assert "Traceback" not in errors
-    print(errors)
 
 
-def test_without_an_address_it_starts_a_ray_of_its_own_and_ends_it(tmp_path: Path) -> None:
+def test_without_an_address_it_starts_a_ray_of_its_own_behind_a_token_and_ends_it(tmp_path: Path) -> None:
     with ray_space() as alone:
-        study = Study(alone.namespace, tmp_path, ("engine=ray", "engine.workers=2"), alone.variables)
+        study = Study(
+            alone.namespace, tmp_path, ("engine=ray", "engine.workers=2"), {"RAY_TMPDIR": alone.variables["RAY_TMPDIR"]}
+        )
         running = study.start("batch_size=16,32", "epochs=1")
+        wait_until(lambda: bool(study.claims()), 120, "a job")
+        started = [process for process in alone.namespace.processes() if "RAY_AUTH_MODE=token" in process.environ]
+        assert started
+        assert all(any(text.startswith("RAY_AUTH_TOKEN=") for text in process.environ) for process in started)
         _, errors = running.communicate(timeout=120)
         assert running.returncode == 0, errors
         assert {record["status"] for record in study.records().values()} == {"done"}
-        left = [process for process in alone.namespace.processes() if process.inner != 1]
-        assert all("RAY_AUTH_MODE=token" not in process.environ for process in left)
+        left = {process.pid for process in alone.namespace.processes()}
+        assert not left & {process.pid for process in started}
 
 
 def test_a_lost_node_loses_nothing(study: Study) -> None:

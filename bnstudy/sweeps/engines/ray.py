@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import socket
+import sys
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
-
-import ray
 
 from bnstudy.errors import UserError
 from bnstudy.sweeps.engines.attempt import ATTEMPTS, attempt_job, gpus
@@ -45,7 +45,7 @@ def run_ray(jobs: Sequence[Job], root: str, source: Record, config: EngineConfig
 
     Source: bnstudy issue 3, part 2.
     """
-    with _connection(config):
+    with _connection(config) as ray:
         queue = deque((job, 1) for job in jobs)
         running: dict[Any, tuple[Job, int]] = {}
         remote: Any = ray.remote(attempt_job)
@@ -65,7 +65,7 @@ def run_ray(jobs: Sequence[Job], root: str, source: Record, config: EngineConfig
                 finished, _ = ray.wait(list(running), num_returns=1, timeout=0.5)
                 for task in finished:
                     job, attempt = running.pop(task)
-                    outcome = _outcome(task, job)
+                    outcome = _outcome(ray, task, job)
                     if outcome.status != "lost":
                         yield outcome
                     elif attempt < ATTEMPTS:
@@ -73,10 +73,10 @@ def run_ray(jobs: Sequence[Job], root: str, source: Record, config: EngineConfig
                     else:
                         yield Outcome(job.id, "lost", f"{outcome.message}, {ATTEMPTS} times")
         finally:
-            _cancel(list(running))
+            _cancel(ray, list(running))
 
 
-def _outcome(task: Any, job: Job) -> Outcome:
+def _outcome(ray: Any, task: Any, job: Job) -> Outcome:
     try:
         outcome = ray.get(task)
     except ray.exceptions.RayTaskError as error:  # not the job's exception, which is recorded: it could not begin
@@ -87,7 +87,7 @@ def _outcome(task: Any, job: Job) -> Outcome:
     return outcome
 
 
-def _cancel(tasks: list[Any]) -> None:
+def _cancel(ray: Any, tasks: list[Any]) -> None:
     if not tasks:
         return
     for task in tasks:
@@ -98,35 +98,42 @@ def _cancel(tasks: list[Any]) -> None:
 
 
 @contextlib.contextmanager
-def _connection(config: EngineConfig) -> Iterator[None]:
-    """A connection to the cluster, unless the program has one already."""
-    if ray.is_initialized():
-        yield
-        return
+def _connection(config: EngineConfig) -> Iterator[Any]:
+    """Ray, connected to the cluster, unless the program has connected it already."""
     address = config.address or os.environ.get("RAY_ADDRESS")
-    own: dict[str, Any] = {
-        "num_cpus": workers(config) * config.threads,
-        "object_store_memory": _OBJECT_STORE,
-        "include_dashboard": False,
-    }
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # warnings of its network code would end up between our lines
-    with _sigterm_kept():
-        try:
-            _knock(address or "")
-            ray.init(
-                address=address or "local",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                **({} if address else own),
-            )
-        except (OSError, RuntimeError, ValueError) as error:  # ConnectionError is an OSError
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            where = f"{address!r} cannot be reached" if address else "a Ray of our own cannot be started"
-            raise UserError(f"engine.address: {where} ({reason}); use HOST:PORT of a running cluster, or null") from error
+    if not address:
+        _keep_others_out()
+    import ray  # only now: it looks at the environment once
+
+    if ray.is_initialized():
+        yield ray
+        return
     try:
-        yield
+        if address:
+            _connect(ray, address)
+        else:
+            cores = workers(config) * config.threads
+            _connect(ray, "local", num_cpus=cores, object_store_memory=_OBJECT_STORE, include_dashboard=False)
+        yield ray
     finally:
         ray.shutdown()
+
+
+def _connect(ray: Any, address: str, **settings: Any) -> None:
+    try:
+        _knock(address)
+        with _sigterm_kept():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **settings)
+    except (OSError, RuntimeError, ValueError) as error:  # ConnectionError is an OSError
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        where = f"{address!r} cannot be {'started' if address == 'local' else 'reached'}"
+        raise UserError(f"engine.address: {where} ({reason}); use HOST:PORT of a running cluster, or null") from error
+
+
+def _keep_others_out() -> None:
+    """Give this process's Rays a token: they listen on every network interface, and whoever reaches one may run code."""
+    if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def _knock(address: str) -> None:
