@@ -201,6 +201,10 @@ def show(console: Console, title: str, frame: pd.DataFrame) -> None:
 
 
 def _require_writable(folder: Path) -> None:
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
         raise UserError(f"results_dir: {str(folder)!r} cannot be written; use a folder you may write to")

@@ -19,7 +19,8 @@ def prepare_process(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    torch.backends.cudnn.deterministic = True  # the same command gives the same numbers
+    if torch.cuda.is_available():
+        torch.backends.cudnn.deterministic = True  # the same command gives the same numbers
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
