@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: study test test-slow audit check lock clean
+.PHONY: study test test-slow extras audit check lock clean
 
 study: .venv/ready
 	$(BIN)/bnstudy run +experiments=quick
@@ -10,8 +10,12 @@ study: .venv/ready
 test: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow"
 
+# What is not installed (Slurm, Ray, a browser, frameworks, Lightning) is skipped with its reason; `make extras` brings packages.
 test-slow: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -m slow
+
+extras: .venv/ready
+	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c requirements.lock -e '.[dev,audit,bench,ray,slurm]'
 
 # Measures the frameworks themselves: installs them beside the rest, about 3 GB.
 RESULTS ?= results
@@ -32,7 +36,7 @@ lock: .venv/ready
 .venv/ready: pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q uv
-	$(BIN)/uv pip install -q --python $(BIN)/python -c requirements.lock -e '.[dev]'
+	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c requirements.lock -e '.[dev]'
 	touch .venv/ready
 
 clean:

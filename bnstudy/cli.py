@@ -58,6 +58,21 @@ def report(
 
 
 @app.command()
+def publish(
+    name: str,
+    online: Annotated[bool, typer.Option("--online/--offline", help="Send the runs, or only write them.")] = True,
+    only: Annotated[list[str] | None, typer.Option(help="KEY=VALUE,VALUE: runs whose configuration says so.")] = None,
+    dashboard: Annotated[bool, typer.Option(help="Make or update the study's workspace and report, too.")] = False,
+    output_dir: Annotated[Path, typer.Option(help="Where the raw runs are.")] = Path("outputs"),
+    follow: Annotated[bool, typer.Option(hidden=True, help="Mirror the jobs named on standard input.")] = False,
+) -> None:
+    """Mirror a study to Weights & Biases from its raw runs; twice does nothing twice."""
+    from bnstudy import commands
+
+    raise typer.Exit(commands.publish(name, output_dir, online, only or [], dashboard, follow))
+
+
+@app.command()
 def predict(
     batch_size: Annotated[int, typer.Option(help="Samples in a batch.")],
     positions: Annotated[int, typer.Option(help="Values per channel in one sample: H·W of an image, 1 for features.")] = 1,

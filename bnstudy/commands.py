@@ -36,12 +36,13 @@ def run(arguments: Sequence[str], only_plan: bool = False) -> int:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
-    from bnstudy.sweeps.composition import explain, refuse_repeated, typed
+    from bnstudy.sweeps.composition import explain, refuse_repeated, register_resolvers, typed, with_open_mappings
     from bnstudy.sweeps.study import command_line
     from bnstudy.training.config import Config
 
     refuse_repeated(arguments)
     ConfigStore.instance().store(name="schema", node=Config)
+    register_resolvers()
     codes: list[int] = []
     mistakes: list[UserError] = []
     command = command_line()
@@ -57,7 +58,8 @@ def run(arguments: Sequence[str], only_plan: bool = False) -> int:
         return codes[-1]
 
     before, flag = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv, os.environ["HYDRA_FULL_ERROR"] = ["bnstudy run", *arguments], "1"  # errors reach us instead of being printed
+    sys.argv = ["bnstudy run", *with_open_mappings(arguments)]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us instead of being printed
     try:
         task()
     except (HydraException, OmegaConfBaseException) as error:
@@ -74,11 +76,25 @@ def run(arguments: Sequence[str], only_plan: bool = False) -> int:
 
 
 def _run_cells(configs: list[Any], command: str) -> int:
-    from bnstudy.sweeps.study import describe_failures, run_study
+    from bnstudy.sweeps.tracking.live import Mirror
 
     first = configs[0]
     _require_writable(Path(first.results_dir))
-    outcome = run_study(configs, command)
+    planned = _planned(configs)
+    with Mirror(planned[1].root, first.name, first.tracking) as mirror:
+        code = _run_planned(configs, command, planned, mirror)
+        if code != 130:
+            mirror.finish()
+    if (warning := mirror.warning()) is not None:
+        Console(stderr=True, highlight=False).print(warning, markup=False, soft_wrap=True)
+    return code
+
+
+def _run_planned(configs: list[Any], command: str, planned: tuple[Any, Any], mirror: Any) -> int:
+    from bnstudy.sweeps.study import describe_failures, run_study
+
+    first = configs[0]
+    outcome = run_study(configs, command, planned, mirror)
     errors = Console(stderr=True, highlight=False)
     for line in describe_failures(outcome):
         errors.print(line, markup=False, soft_wrap=True)
@@ -94,12 +110,24 @@ def _run_cells(configs: list[Any], command: str) -> int:
     return 0 if outcome.complete else 1
 
 
+def _planned(configs: list[Any]) -> tuple[Any, Any]:
+    """The plan and its store; comparisons that the cells cannot answer are refused before anything is trained for them."""
+    import dataclasses
+
+    from bnstudy.analysis.verdicts import declared_family
+    from bnstudy.sweeps.study import plan_study, recorded_cells
+
+    plan, store = plan_study(configs)
+    declared_family(dataclasses.asdict(configs[0].study), recorded_cells(plan))
+    return plan, store
+
+
 def _plan_cells(configs: list[Any]) -> int:
     from bnstudy.sweeps.engines.local import workers
     from bnstudy.sweeps.estimate import estimate
-    from bnstudy.sweeps.study import plan_changes, plan_study
+    from bnstudy.sweeps.study import plan_changes
 
-    plan, store = plan_study(configs)
+    plan, store = _planned(configs)
     console = Console(highlight=False)
     console.print(
         f"{len(plan.cells)} cells, {len(plan.jobs)} jobs: {len(plan.done)} done, {len(plan.missing)} missing, "
@@ -114,7 +142,8 @@ def _plan_cells(configs: list[Any]) -> int:
         cost = estimate(plan.missing, store, workers(engine))
         console.print(
             f"About {_duration(cost.seconds)} on {workers(engine)} workers ({_duration(cost.core_seconds)} of one core; "
-            f"{cost.measured} jobs from finished ones, {cost.probed} from a probe), {cost.disk / 1e6:.1f} MB"
+            f"{cost.measured} jobs from finished ones, {cost.probed} from a probe), {cost.disk / 1e6:.1f} MB",
+            soft_wrap=True,
         )
     return 0
 
@@ -156,6 +185,20 @@ def report(name: str, results_dir: Path, output_dir: Path) -> None:
     for line in provenance_lines(provenance):
         console.print(line, markup=False, soft_wrap=True)
     console.print(f"Tables: {results_dir / name}", markup=False, soft_wrap=True)
+
+
+def publish(name: str, output_dir: Path, online: bool, only: Sequence[str], dashboard: bool, following: bool) -> int:
+    """Mirror a study to W&B from its raw runs; 1 if something of it could not be written or sent."""
+    from bnstudy import publishing
+
+    if following:
+        return publishing.follow(name, output_dir, online)
+    console = Console(highlight=False)
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, soft_wrap=True)
+
+    return publishing.publish(name, output_dir, online, only, dashboard, say)
 
 
 def predict(batch_size: int, positions: int, m_eff: float | None, momentum: float | None) -> None:

@@ -12,8 +12,12 @@ MARK = "## Tables\n"
 def dictionary() -> str:
     """The tables and what every column means, as Markdown."""
     tables = "\n".join(f"- `{name}`: {', '.join(f'`{column}`' for column in columns)}" for name, columns in TABLES.items())
-    columns = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in describe_columns().items())
-    return f"{MARK}\n{tables}\n\n## Columns\n\n| column | meaning |\n|---|---|\n{columns}\n"
+    return f"{MARK}\n{tables}\n\n## Columns\n\n{_rows()}\n## Columns of `contrasts`\n\n{_rows('contrasts')}"
+
+
+def _rows(table: str | None = None) -> str:
+    rows = "".join(f"| `{name}` | {meaning} |\n" for name, meaning in describe_columns(table).items())
+    return f"| column | meaning |\n|---|---|\n{rows}"
 
 
 def main() -> None:

@@ -63,7 +63,7 @@ def contrast_table(
     primary = pairs_of(declared.contrasts) if declared else []
     others = pairs_of([arm for arm in runs.arms if arm != REFERENCE] if contrasts is None else contrasts)
     covered = declared.covers(runs.conditions) if declared else np.zeros(len(runs.conditions), dtype=bool)
-    margins = {**(margins or {}), **({declared.metric: declared.margin} if declared else {})}
+    margins = {**(margins or {}), **({declared.metric: declared.margin} if declared and declared.margin is not None else {})}
     alpha = declared.alpha if declared else alpha
 
     parts = []

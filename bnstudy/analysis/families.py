@@ -23,7 +23,8 @@ class Family:
 
     Attributes:
         metric, split, statistic: which number is compared; default: on the test split, each convention's own statistic.
-        margin: largest difference that does not matter, > 0, in the metric's units (accuracy 0-1).
+        margin: largest difference that does not matter, > 0, in the metric's units (accuracy 0-1); None: no
+            equivalence tests.
         contrasts: arms compared with `paper`, or pairs (arm, reference); default: the three other conventions.
         cells: values of cell columns that belong to the family, as {"batch_size": [2, 4], "model": "mlp"}; default: all.
         alpha: level of the family, in (0, 0.5).
@@ -37,7 +38,7 @@ class Family:
     """
 
     metric: str
-    margin: float
+    margin: float | None = None
     contrasts: Sequence[str | Sequence[str]] = ("consistent_unbiased", "consistent_biased", "inverted")
     split: str = "test"
     statistic: str = "own"
@@ -49,6 +50,8 @@ class Family:
         """Check the values where they are declared, not after the run that they were declared for."""
         for key, top in (("margin", float("inf")), ("alpha", 0.5)):
             number = getattr(self, key)
+            if key == "margin" and number is None:
+                continue
             if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < top:
                 raise UserError(f"{key}: {number!r} cannot be used; give a number above 0 and below {top:g}")
         pairs_of(self.contrasts)
@@ -61,8 +64,8 @@ class Family:
         accepted = [field.name for field in fields(cls)]
         if unknown := [key for key in value if key not in accepted]:
             raise UserError(f"family: unknown key '{unknown[0]}'; use {', '.join(accepted)}")
-        if missing := [key for key in ("metric", "margin") if key not in value]:
-            raise UserError(f"family: '{missing[0]}' is missing; a study declares it before it runs")
+        if "metric" not in value:
+            raise UserError("family: 'metric' is missing; a study declares it before it runs")
         return cls(**value)
 
     def covers(self, conditions: pd.DataFrame) -> NDArray[np.bool_]:

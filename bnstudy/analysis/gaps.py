@@ -6,8 +6,8 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import pandas as pd
 
-from bnstudy.analysis.schemas import METRICS, TERMS
-from bnstudy.batchnorm.conventions import CONVENTIONS
+from bnstudy.analysis.schemas import METRICS, SIDES, TERMS
+from bnstudy.batchnorm.conventions import ARMS
 
 _KEYS = ("job", "seed", "split")
 
@@ -50,9 +50,9 @@ def gap_table(metrics: pd.DataFrame, conventions: Mapping[str, Sequence[str]]) -
     wide = wide.merge(final[[*_KEYS, "metric"]].drop_duplicates(), on=[*_KEYS, "metric"])
     wide = wide.merge(final[["job", *cell]].drop_duplicates("job"), on="job")
     parts = []
-    for name, convention in CONVENTIONS.items():
+    for name, convention in ARMS.items():
         jobs = [job for job, names in conventions.items() if name in names]
-        part = wide[wide["job"].isin(jobs) & (wide["normalize"] == convention.normalize) & (wide["norm"] == "batch")].copy()
+        part = wide[wide["job"].isin(jobs) & (wide["normalize"] == SIDES[name]) & (wide["norm"] == "batch")].copy()
         if part.empty:
             continue
         part["convention"] = name
@@ -76,7 +76,7 @@ def generalisation_table(metrics: pd.DataFrame, conventions: Mapping[str, Sequen
     """
     final = last_epoch(metrics)
     cell = [column for column in final if column not in (*_KEYS, "epoch", "statistic", "n", "metric", "value")]
-    owners = {name: convention.own_statistic for name, convention in CONVENTIONS.items()} | {"none": "none"}
+    owners = {name: convention.own_statistic for name, convention in ARMS.items()} | {"none": "none"}
     wanted = pd.DataFrame(
         [(job, name, owners[name]) for job, names in conventions.items() for name in names],
         columns=["job", "convention", "statistic"],

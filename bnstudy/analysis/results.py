@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bnstudy.analysis.schemas import TABLES, checked
+from bnstudy.analysis.schemas import OPTIONAL, TABLES, checked
 from bnstudy.analysis.summary import printed_tables
 from bnstudy.analysis.tables import recorded_study, study_tables
 from bnstudy.atomic import atomic_file
@@ -75,8 +75,8 @@ def load(name: str, results_dir: Path | str = "results", output_dir: Path | str 
     tables = {}
     for table in TABLES:
         path = folder / f"{table}.parquet"
-        if table == "distances" and not path.exists():
-            continue  # baselines without BatchNorm have none
+        if table in OPTIONAL and not path.exists():
+            continue
         try:
             tables[table] = checked(table, pd.read_parquet(path), str(path))
         except (OSError, ValueError) as error:

@@ -8,11 +8,15 @@ import pandas as pd
 import pandera.pandas as pa
 from pandera.errors import SchemaError, SchemaErrors
 
-from bnstudy.batchnorm.conventions import CONVENTIONS, MATCHED_STATISTICS, STATISTICS
+from bnstudy.analysis.contrasts import contrasts_schema
+from bnstudy.batchnorm.conventions import ARMS, CONVENTIONS, MATCHED_STATISTICS, RESCALED, STATISTICS
 from bnstudy.errors import UserError
 
 CELL = ("dataset", "model", "norm", "normalize", "batch_size")
 """Columns that name a training in every table; whatever else varies in a study follows them."""
+SIDES = {name: convention.normalize for name, convention in CONVENTIONS.items()} | {RESCALED: "biased_rescaled"}
+"""What `normalize` says of the training that serves an arm."""
+_CONTRASTS = ("dataset", "model", "batch_size")  # arms of one cell may differ in the other two
 METRICS = ("accuracy", "loss", "ece", "r2", "mse")
 TERMS = ("bessel", "lag", "pooling", "noise")
 _SPLITS = ["train", "test"]
@@ -24,9 +28,14 @@ _COLUMNS: dict[str, tuple[type, list[pa.Check], bool, str]] = {
     "dataset": (str, [], False, "data set"),
     "model": (str, [], False, "model"),
     "norm": (str, [], False, "normalisation layer: batch, or a baseline (group, layer, none)"),
-    "normalize": (str, [pa.Check.isin(["biased", "unbiased"])], False, "variance that normalised the training batches"),
+    "normalize": (
+        str,
+        [pa.Check.isin(sorted(set(SIDES.values())))],
+        False,
+        "variance that normalised the training batches; biased_rescaled: the identity control's",
+    ),
     "batch_size": (int, [pa.Check.ge(1)], False, "samples a step"),
-    "convention": (str, [pa.Check.isin([*CONVENTIONS, "none"])], False, "variance convention; none for a baseline"),
+    "convention": (str, [pa.Check.isin([*ARMS, "none"])], False, "variance convention; none for a baseline"),
     "seed": (int, [pa.Check.ge(0)], False, "seed of the run"),
     "epoch": (int, [pa.Check.ge(1)], False, "epochs done, from 1"),
     "split": (str, [pa.Check.isin(_SPLITS)], False, "split measured on"),
@@ -67,22 +76,51 @@ _COLUMNS: dict[str, tuple[type, list[pa.Check], bool, str]] = {
     "first_seed": (int, [pa.Check.ge(0)], False, "smallest seed of the block"),
     "last_seed": (int, [pa.Check.ge(0)], False, "largest seed of the block"),
     "replicas": (int, [pa.Check.ge(1)], False, "seeds that trained as one module"),
+    "layer": (str, [], False, "BatchNorm layer, as the network of one seed names it"),
+    "batches": (int, [pa.Check.ge(4)], False, "batches drawn, half for m_eff and half for everything else in the row"),
+    "m": (int, [pa.Check.ge(2)], False, "values per channel that share statistics"),
+    "m_eff": (float, [pa.Check.ge(0)], True, "independent samples a batch is worth, σ²/Var(μ_B); inf: μ_B does not vary"),
+    "biased_ratio": (float, [_UNIT], True, "E[s²_biased]/σ²"),
+    "train_moment": (float, [pa.Check.ge(0)], True, "second moment of the normalised activation in batch mode"),
+    "eval_moment": (float, [pa.Check.ge(0)], True, "the same, the whole network under the statistic"),
+    "ratio": (float, [pa.Check.ge(0)], True, "eval_moment/train_moment"),
+    "predicted_ratio": (float, [pa.Check.ge(0)], True, "the ratio that theory expects of m_eff"),
+    "std_discrepancy": (float, [pa.Check.ge(0)], True, "mean |σ̂/σ_B − 1|, of what the layer divides by in either mode"),
+    "mean_discrepancy": (float, [pa.Check.ge(0)], True, "mean |μ̂ − μ_B|/σ_B"),
+}
+PROBED = ("m_eff", "biased_ratio", "train_moment", "eval_moment", "ratio", "predicted_ratio")
+DISCREPANCIES = ("std_discrepancy", "mean_discrepancy")
+_COLUMNS |= {
+    f"{name}_se": (float, [pa.Check.ge(0)], True, f"standard error of {name} over batches")
+    for name in (*PROBED, *DISCREPANCIES)
 }
 
 TABLES: dict[str, tuple[str, ...]] = {
     "jobs": ("job", "training", *CELL, "first_seed", "last_seed", "replicas", "steps", "seconds", "diverged"),
     "metrics": ("job", *CELL, "seed", "epoch", "split", "statistic", "n"),
     "distances": ("job", *CELL, "seed", "split", "statistic", "reference", "rms_distance"),
+    "layers": (
+        *("job", *CELL, "seed", "layer", "statistic", "batches", "m"),
+        *(column for name in (*PROBED, *DISCREPANCIES) for column in (name, f"{name}_se")),
+    ),
     "gaps": ("job", *CELL, "seed", "convention", "split", "metric", "gap", *TERMS, "own", "batch"),
     "generalisation": ("job", *CELL, "seed", "convention", "metric", "gap", "train", "test"),
     "summary": (*CELL, "convention", "split", "metric", "quantity", "mean", "low", "high", "seeds", "diverged"),
+    "contrasts": (*_CONTRASTS, *contrasts_schema(()).columns),
 }
 """Tables and the columns that each always has; further columns are metrics, or configuration that varies in the study."""
 
+OPTIONAL = ("distances", "layers")
+"""Tables that a study of baselines without BatchNorm does not have; nor `layers` one without probes."""
 
-def describe_columns() -> Mapping[str, str]:
-    """Every column's meaning, for the dictionary in results/README.md."""
-    return {name: column[3] for name, column in _COLUMNS.items()}
+
+def describe_columns(table: str | None = None) -> Mapping[str, str]:
+    """Every column's meaning, for the dictionary in results/README.md; in `contrasts` some names mean something else."""
+    usual = {name: column[3] for name, column in _COLUMNS.items()}
+    if table != "contrasts":
+        return usual
+    own = {str(name): str(column.description) for name, column in contrasts_schema(()).columns.items()}
+    return {name: usual[name] for name in _CONTRASTS} | own
 
 
 def checked(name: str, table: pd.DataFrame, where: str = "") -> pd.DataFrame:
@@ -101,6 +139,10 @@ def checked(name: str, table: pd.DataFrame, where: str = "") -> pd.DataFrame:
 
     Source: DESIGN.md, section 4.
     """
+    if name == "contrasts":
+        own = contrasts_schema(()).columns
+        cell = [*_CONTRASTS, *(str(column) for column in table if column not in (*_CONTRASTS, *own))]
+        return _validated(contrasts_schema(cell), name, table, where)
     # Not every known name: a column of configuration that varies may bear one, such as `steps`.
     present = {column: _COLUMNS[column] for column in table.columns if column in (*METRICS, "flip_rate", "kl")}
     required = {column: _COLUMNS[column] for column in TABLES[name]}
@@ -111,6 +153,10 @@ def checked(name: str, table: pd.DataFrame, where: str = "") -> pd.DataFrame:
         },
         coerce=False,
     )
+    return _validated(schema, name, table, where)
+
+
+def _validated(schema: pa.DataFrameSchema, name: str, table: pd.DataFrame, where: str) -> pd.DataFrame:
     try:
         validated: pd.DataFrame = schema.validate(table)
     except (SchemaError, SchemaErrors) as error:

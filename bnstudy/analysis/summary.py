@@ -10,7 +10,7 @@ import pandas as pd
 
 from bnstudy.analysis.schemas import TERMS
 from bnstudy.analysis.statistics import mean_interval
-from bnstudy.batchnorm.conventions import CONVENTIONS
+from bnstudy.batchnorm.conventions import ARMS
 
 QUANTITIES = ("own", "batch", "gap", *TERMS)
 UNITS = {
@@ -80,8 +80,8 @@ def printed_tables(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
                 table = cells.pivot_table(
                     index=["batch_size", *extra], columns="convention", values="text", aggfunc="first", dropna=False
                 )
-                baselines = [name for name in table if name not in CONVENTIONS]
-                table = table[[*(name for name in CONVENTIONS if name in table), *baselines]].dropna(how="all")
+                baselines = [name for name in table if name not in ARMS]
+                table = table[[*(name for name in ARMS if name in table), *baselines]].dropna(how="all")
                 seeds = int(rows["seeds"].max())
                 title = f"{model} on {dataset}: {label} {what}{f' ({unit})' if unit else ''}, {seeds} seeds"
                 yield title, table.reset_index().rename_axis(columns=None)

@@ -7,14 +7,13 @@ from typing import Any
 
 import pandas as pd
 
+from bnstudy.analysis.cells import cell_columns, convention_of
 from bnstudy.analysis.gaps import gap_table, generalisation_table
-from bnstudy.analysis.schemas import CELL, checked
+from bnstudy.analysis.schemas import OPTIONAL, checked
 from bnstudy.analysis.summary import summary_table
-from bnstudy.batchnorm.conventions import Convention
+from bnstudy.analysis.verdicts import study_contrasts
 from bnstudy.errors import UserError
 from bnstudy.sweeps.store import Record, Store, is_done
-
-_SHORT = {"dataset.name": "dataset", "model.name": "model", "model.norm": "norm", "variance.normalize": "normalize"}
 
 
 def study_tables(store: Store, name: str) -> dict[str, pd.DataFrame]:
@@ -25,7 +24,8 @@ def study_tables(store: Store, name: str) -> dict[str, pd.DataFrame]:
         name: the study.
 
     Returns:
-        `jobs`, `metrics`, `distances`, `gaps`, `generalisation`, `summary`, each with the columns that name a cell.
+        `jobs`, `metrics`, `distances`, `layers`, `gaps`, `generalisation`, `summary`, `contrasts`, each with the
+        columns that name a cell.
 
     Raises:
         UserError: no such study, none of its jobs is done, or a damaged file.
@@ -36,23 +36,27 @@ def study_tables(store: Store, name: str) -> dict[str, pd.DataFrame]:
     records = {job: record for cell in study["cells"] for job in cell["jobs"] if (record := _done(store, job)) is not None}
     if not records:
         raise UserError(f"{name}: none of its jobs is done in {str(store.root)!r}; run it with `bnstudy run`")
-    cells = _cell_columns(records)
+    planned = cell_columns({cell["training"]: cell["fields"] for cell in study["cells"]})
+    cells = planned.loc[[record["training"] for record in records.values()]].set_axis(list(records))
     conventions: dict[str, list[str]] = {job: [] for job in records}
     for cell in study["cells"]:
-        batchnorm = cell["fields"]["model.norm"] == "batch"
+        label = convention_of(cell["fields"])
         for job in cell["jobs"]:
-            if job in records and (label := _convention(cell["fields"]) if batchnorm else "none") not in conventions[job]:
+            if job in records and label not in conventions[job]:
                 conventions[job].append(label)
     tables = {"jobs": _jobs(records, cells)}
-    for table in ("metrics", "distances"):
+    for table in ("metrics", "distances", "layers"):
         parts = [_with_cell(store.table(job, table), cells.loc[job]) for job in records]
         tables[table] = pd.concat([part for part in parts if not part.empty] or parts[:1], ignore_index=True)
-    if "statistic" not in tables["distances"]:
-        del tables["distances"]
+    for table in OPTIONAL:
+        if "statistic" not in tables[table]:
+            del tables[table]
     tables["gaps"] = gap_table(tables["metrics"], conventions)
     tables["generalisation"] = generalisation_table(tables["metrics"], conventions)
     tables["summary"] = summary_table(tables["gaps"], tables["generalisation"])
-    return {table: checked(table, frame) for table, frame in tables.items()}
+    tables = {table: checked(table, frame) for table, frame in tables.items()}
+    contrasts = study_contrasts(tables["gaps"], tables["generalisation"], study["study_fields"], study["cells"])
+    return tables | {"contrasts": contrasts}
 
 
 def recorded_study(store: Store, name: str) -> Record:
@@ -70,27 +74,6 @@ def recorded_study(store: Store, name: str) -> Record:
 def _done(store: Store, job: str) -> Record | None:
     record = store.record(job)
     return record if is_done(record) else None
-
-
-def _convention(fields: Mapping[str, Any]) -> str:
-    return Convention(fields["variance.normalize"], fields["variance.accumulate"]).name
-
-
-def _cell_columns(records: Mapping[str, Record]) -> pd.DataFrame:
-    """Columns that name each job's cell: the usual ones, and every field that tells apart what they do not."""
-    frame = pd.DataFrame({job: record["fields"] for job, record in records.items()}).T
-    if "variance.normalize" not in frame:
-        frame["variance.normalize"] = None
-    frame["variance.normalize"] = frame["variance.normalize"].fillna("biased")  # a baseline: the side does not matter
-    frame = frame.rename(columns=_SHORT)
-    different = frame.map(str).groupby(list(CELL)).nunique().gt(1).any()
-    frame = frame[[*CELL, *different.index[different]]].infer_objects()
-    frame.columns = [str(column).replace(".", "_") for column in frame.columns]
-    for column in frame.columns:
-        if frame[column].dtype == object:
-            numeric = pd.to_numeric(frame[column], errors="coerce")
-            frame[column] = numeric if numeric.notna().sum() == frame[column].notna().sum() else frame[column].astype("str")
-    return frame
 
 
 def _with_cell(table: pd.DataFrame, cell: pd.Series[Any]) -> pd.DataFrame:

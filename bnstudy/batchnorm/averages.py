@@ -95,9 +95,15 @@ class MovingAverages(nn.modules.batchnorm._BatchNorm):
             raise ValueError(f"statistic: {name!r} is not kept by this layer; call track_all_statistics() before training")
         if name != "ema_pooled":
             return self.running_mean, self.ema_var_biased if name == "ema_biased" else self.ema_var_unbiased
-        weight_square = self._weight_square() if self.ema_weight_square is None else float(self.ema_weight_square)
+        weight_square = self.weight_square
         correction = 1 / (1 - weight_square) if weight_square < 1 else math.nan
         return self.running_mean, self.ema_var_biased + self.ema_mean_variance * correction
+
+    @property
+    def weight_square(self) -> float:
+        """Σw² of the weights w, of sum 1, that the averages give to the groups of samples they have seen."""
+        tracked = self._buffers.get("ema_weight_square")
+        return self._weight_square() if tracked is None else float(tracked)
 
     def _weight_square(self) -> float:
         """Σw² of the batches in the average, one group each: its limit for a moving average."""

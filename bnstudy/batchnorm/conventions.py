@@ -71,6 +71,12 @@ CONVENTIONS: dict[str, Convention] = {
 }
 ALIASES: dict[str, str] = {"pytorch": "paper", "karpathy": "consistent_unbiased", "flax": "consistent_biased"}
 
+RESCALED = "consistent_biased_rescaled"
+"""The identity control, no convention of its own: `consistent_biased` with γ/√c and ε/c, which is the function that
+`consistent_unbiased` computes with γ and ε (`bnstudy.training.rescaling`)."""
+ARMS: dict[str, Convention] = {**CONVENTIONS, RESCALED: CONVENTIONS["consistent_biased"]}
+"""Every arm of a study by name: the conventions, and the control."""
+
 EMA_STATISTICS = ("ema_biased", "ema_unbiased", "ema_pooled")
 POPULATION_STATISTICS = ("population_biased", "population_unbiased", "population_pooled")
 STATISTICS = ("batch", *EMA_STATISTICS, *POPULATION_STATISTICS)

@@ -18,6 +18,17 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 from bnstudy.errors import UserError
 from bnstudy.training.config import Config
 
+_OPEN = ("engine.options", "study.family")  # what a schema cannot list
+
+
+def register_resolvers() -> None:
+    """Let YAML say `${scaled:16,64}`: the first where `scale` is standard, the second where it is full."""
+    OmegaConf.register_new_resolver("scaled", _scaled, replace=True)
+
+
+def _scaled(standard: Any, full: Any, *, _root_: DictConfig) -> Any:
+    return full if _root_.get("scale") == "full" else standard
+
 
 def typed(config: DictConfig) -> Config:
     """A composed configuration as a `Config`.
@@ -88,9 +99,16 @@ def refuse_repeated(arguments: Sequence[str]) -> None:
         seen.add(key)
 
 
+def with_open_mappings(arguments: Sequence[str]) -> list[str]:
+    """Let the mappings that take any key be overridden without Hydra's `++`: engine.options={account:lab}."""
+    return [f"++{argument}" if argument.startswith(_OPEN) and "=" in argument else argument for argument in arguments]
+
+
 def _is_plain_value(loader: ConfigLoader, override: Override, groups: dict[str, bool]) -> bool:
-    """Whether an override sets a value that no default depends on: no group, nothing added or deleted, no interpolation."""
+    """Whether an override sets a value that nothing else depends on: no group, nothing added or deleted or interpolated."""
     key = override.key_or_group
+    if key == "scale":
+        return False
     if override.is_add() or override.is_delete() or override.is_force_add() or override.package is not None:
         return False
     if key not in groups:

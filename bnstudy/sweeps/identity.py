@@ -8,12 +8,24 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from bnstudy.batchnorm.conventions import Convention
 from bnstudy.training.config import Config
 
-NUMERICS = 1
+NUMERICS = 2
 """Raised whenever the same configuration begins to give other numbers, so that old jobs are not taken for new ones."""
 
-_NOT_NUMBERS = ("name", "seeds", "engine", "tracking", "output_dir", "results_dir", "retry_failed", "replicas", "study")
+_NOT_NUMBERS = (
+    "name",
+    "scale",
+    "seeds",
+    "engine",
+    "tracking",
+    "output_dir",
+    "results_dir",
+    "retry_failed",
+    "replicas",
+    "study",
+)
 _SYNTHETIC = {"gaussian": ("samples", "dimension", "noise"), "friedman1": ("samples", "noise")}
 _UNUSED_BY = {"sgd": ("betas", "eps"), "adamw": ("momentum", "nesterov")}
 
@@ -36,6 +48,12 @@ def training_fields(config: Config) -> dict[str, Any]:
             flat[key] = value
     unused = {"dataset.root", "dataset.download", "variance.name", "variance.accumulate"}
     wanted = _SYNTHETIC.get(config.dataset.name, ())
+    if not config.variance.rescaled:
+        unused.add("variance.rescaled")  # younger than many a job: at its default it is not in their names
+    if config.port.variance is None:
+        unused |= {f"port.{field}" for field in ("variance", "epochs", "lr_factor")}
+    else:
+        flat["port.variance"] = Convention.parse(config.port.variance).name  # of an alias, the name
     unused |= {f"dataset.{field}" for field in ("samples", "dimension", "noise") if field not in wanted}
     unused |= {f"optimizer.{field}" for field in _UNUSED_BY[config.optimizer.name]}
     if config.optimizer.weight_decay == 0:
@@ -45,7 +63,7 @@ def training_fields(config: Config) -> dict[str, Any]:
     if config.model.architecture == "torchvision":
         unused |= {"model.depth", "model.width"}
     if config.model.norm != "batch":
-        unused |= {"variance.normalize", "norm_batch_size", "momentum"}
+        unused |= {"variance.normalize", "norm_batch_size", "momentum", "probe_batches"}
     if config.model.norm == "none":
         unused.add("eps")
     if config.steps is not None:

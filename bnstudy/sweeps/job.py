@@ -107,7 +107,8 @@ def _measure(job: Job, progress: Record, checkpoint: Path) -> tuple[dict[str, pd
         progress["step"] = step
 
     measured = measure_block(job.config, dataset, job.seeds, advance, Checkpoint(checkpoint))
-    tables = {name: pd.DataFrame(rows) for name, rows in (("metrics", measured.metrics), ("distances", measured.distances))}
+    rows = {"metrics": measured.metrics, "distances": measured.distances, "layers": measured.layers}
+    tables = {name: pd.DataFrame(own) for name, own in rows.items()}
     for table in tables.values():
         table.insert(0, "job", job.id)
     steps = {str(seed): step for seed, step in measured.diverged.items()}

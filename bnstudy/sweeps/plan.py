@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bnstudy.batchnorm.conventions import RESCALED, Convention
 from bnstudy.errors import UserError
 from bnstudy.sweeps.identity import job_id, training_fields, training_id
 from bnstudy.sweeps.store import LAYOUT, Record, Store, is_done
@@ -78,11 +79,19 @@ def blocks(seeds: Sequence[int], size: int) -> list[tuple[int, ...]]:
 def canonical(config: Config) -> Config:
     """The configuration of a training, whoever asks for it: fields that do not change its numbers take their defaults."""
     defaults = Config()
-    variance = VarianceConfig(f"normalize_{config.variance.normalize}", config.variance.normalize, "unbiased")
+    if config.variance.rescaled:
+        variance = VarianceConfig(RESCALED, "biased", "biased", rescaled=True)
+    else:
+        variance = VarianceConfig(f"normalize_{config.variance.normalize}", config.variance.normalize, "unbiased")
+    port = defaults.port
+    if config.port.variance is not None:
+        port = dataclasses.replace(config.port, variance=Convention.parse(config.port.variance).name)
     return dataclasses.replace(
         config,
         name=defaults.name,
+        scale=defaults.scale,
         variance=variance,
+        port=port,
         seeds=0,
         study=defaults.study,
         tracking=defaults.tracking,
@@ -101,8 +110,8 @@ def make_plan(
 ) -> Plan:
     """Merge cells into jobs and look up which are done.
 
-    Conventions with the same normalising side share a training. A block of which some seeds are done already is completed by
-    a job for the others.
+    Conventions with the same normalising side share a training; the identity control has its own. A block of which some
+    seeds are done already is completed by a job for the others.
 
     Args:
         configs: checked configurations, `device` resolved, one a cell.

@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from bnstudy.sweeps.claims import living
 from bnstudy.sweeps.job import Outcome
@@ -48,11 +56,10 @@ class Display:
             self.console.print(
                 f"{name}: written by another version of bnstudy; it is trained again", highlight=False, soft_wrap=True
             )
-        self.total_steps = sum(job.steps * len(job.seeds) for job in todo)
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TaskProgressColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self.console,
@@ -60,7 +67,9 @@ class Display:
             transient=True,
         )
         self.bars: dict[str, TaskID] = {}
-        self.overall = self.progress.add_task("all jobs", total=len(todo))
+        # In steps, so that it moves and knows a time left before the first job ends.
+        self.ended: set[str] = set()
+        self.overall = self.progress.add_task(self._standing(), total=sum(job.steps for job in todo))
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -75,12 +84,15 @@ class Display:
         if self.thread.is_alive():
             self.thread.join()
         self.progress.stop()
+        if self.todo and not self.plain:
+            self.console.print(f"{self._standing()}, {time.monotonic() - self.begun:.0f} s", highlight=False, soft_wrap=True)
 
     def finished(self, outcome: Outcome) -> None:
         """Count a job that ended."""
         good = outcome.status == "done"
         self.counts["done" if good else "failed"] += 1
-        self.progress.advance(self.overall)
+        self.ended.add(outcome.job)
+        self.progress.update(self.overall, description=self._standing())
         ended = sum(self.counts.values())
         if not good:
             self.console.print(
@@ -94,15 +106,24 @@ class Display:
 
     def _watch(self) -> None:
         while not self.stop.wait(0.5):
-            claims = {job: record for job, record in living(self.store.claims).items() if job in self.todo}
+            left = self.todo.keys() - self.ended
+            claims = {job: record for job, record in living(self.store.claims).items() if job in left}
             for job in set(self.bars) - set(claims):
                 self.progress.remove_task(self.bars.pop(job))
             for job, record in claims.items():
                 if job not in self.bars:
                     self.bars[job] = self.progress.add_task(self._label(job), total=int(record.get("steps", 0)))
                 self.progress.update(self.bars[job], completed=int(record.get("step", 0)))
+            steps = sum(self.todo[job].steps for job in tuple(self.ended))
+            steps += sum(int(record.get("step", 0)) for record in claims.values())
+            self.progress.update(self.overall, completed=steps)
+
+    def _standing(self) -> str:
+        left = len(self.todo) - sum(self.counts.values())
+        return f"{self.counts['done']} done, {self.counts['failed']} failed, {left} left"
 
     def _label(self, name: str) -> str:
         job = self.todo[name]
-        side = job.config.variance.normalize
+        variance = job.config.variance
+        side = "rescaled" if variance.rescaled else variance.normalize
         return f"{job.config.model.name} m={job.config.batch_size} {side} seeds {job.seeds[0]}–{job.seeds[-1]}"

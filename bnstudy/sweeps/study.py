@@ -22,6 +22,7 @@ from bnstudy.sweeps.plan import Job, Plan, cell_fields, make_plan
 from bnstudy.sweeps.progress import Display
 from bnstudy.sweeps.provenance import source_state
 from bnstudy.sweeps.store import Record, Store
+from bnstudy.sweeps.tracking.live import Mirror
 from bnstudy.training.checks import check, check_values_per_channel
 from bnstudy.training.config import Config, EngineConfig
 from bnstudy.training.files import require_files
@@ -65,7 +66,7 @@ def plan_study(configs: Sequence[Config]) -> tuple[Plan, Store]:
     shapes = [check(config) for config in configs]  # before torch is imported: a typing mistake is told at once
     device = _resolve_device(configs)
     resolved = [dataclasses.replace(config, device=device) for config in configs]
-    for key in ("name", "output_dir", "results_dir"):
+    for key in ("name", "output_dir", "results_dir", "tracking"):
         if len({getattr(config, key) for config in resolved}) > 1:
             raise UserError(f"{key}: differs between the cells of one study; use one value")
     size: dict[str, int] = {}
@@ -107,12 +108,24 @@ def plan_changes(plan: Plan, store: Store, name: str) -> list[str]:
     return lines
 
 
-def run_study(configs: Sequence[Config], command: str) -> StudyOutcome:
+def recorded_cells(plan: Plan) -> list[Record]:
+    """A study's cells for the store: training, jobs, and the flat configuration."""
+    return [{"training": cell.training, "jobs": cell.jobs, "fields": cell_fields(cell)} for cell in plan.cells]
+
+
+def run_study(
+    configs: Sequence[Config],
+    command: str,
+    planned: tuple[Plan, Store] | None = None,
+    mirror: Mirror | None = None,
+) -> StudyOutcome:
     """Train what is missing and record the study.
 
     Args:
         configs: the cells, as composed.
         command: the command line, for the record.
+        planned: what `plan_study` gave for them, if that has been asked already.
+        mirror: told of jobs as they are done; the caller finishes it. Default: none.
 
     Returns:
         The outcome. An interruption (Ctrl-C, SIGTERM) ends the workers and is told in it, not raised.
@@ -122,7 +135,7 @@ def run_study(configs: Sequence[Config], command: str) -> StudyOutcome:
 
     Source: bnstudy issues 2 and 3.
     """
-    plan, store = plan_study(configs)
+    plan, store = planned or plan_study(configs)
     first = configs[0]
     run = engine(first.engine.name)
     store.require_writable()
@@ -135,10 +148,12 @@ def run_study(configs: Sequence[Config], command: str) -> StudyOutcome:
             "planned": time.time(),
             "source": source,
             "study_fields": dataclasses.asdict(first.study),
-            "cells": [{"training": cell.training, "jobs": cell.jobs, "fields": cell_fields(cell)} for cell in plan.cells],
+            "cells": recorded_cells(plan),
         },
     )
+    mirror = mirror or Mirror(store.root, first.name, "disabled")
     todo = [*plan.missing, *([job for job in plan.jobs if job.id in plan.failed] if first.retry_failed else [])]
+    mirror.expect(plan, todo)
     outcomes: list[Outcome] = []
     interrupted = False
     display = Display(store, plan, todo, workers(first.engine), changes)
@@ -148,6 +163,8 @@ def run_study(configs: Sequence[Config], command: str) -> StudyOutcome:
                 for outcome in runner:
                     outcomes.append(outcome)
                     display.finished(outcome)
+                    if outcome.status == "done":
+                        mirror.add(outcome.job)
         except KeyboardInterrupt:
             interrupted = True
     return StudyOutcome(plan, outcomes, interrupted)

@@ -8,6 +8,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from bnstudy.atomic import atomic_file
@@ -64,10 +65,15 @@ def load_checkpoint(training: Training, path: Path) -> list[Row]:
             _, index, slot = name.split(".", 2)
             state["state"].setdefault(int(index), {})[slot] = tensor
     training.optimizer.load_state_dict(state)
+    for parameter, slots in training.optimizer.state.items():
+        for slot, value in slots.items():
+            # Fused optimizers walk through memory: laid out unlike its parameter, a buffer would move the wrong weights.
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                slots[slot] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
     for stream, generators in _generators(training).items():
         for replica, generator in enumerate(generators):
             generator.set_state(tensors[f"{stream}.{replica}"])
-    training.epoch, training.step, training.diverged = facts["epoch"], facts["step"], facts["diverged"]
+    training.take_up(facts["epoch"], facts["step"], facts["diverged"])
     rows: list[Row] = facts["rows"]
     return rows
 

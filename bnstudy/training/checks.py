@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from bnstudy.batchnorm.conventions import Convention
+from bnstudy.batchnorm.conventions import CONVENTIONS, RESCALED, Convention
 from bnstudy.errors import UserError
 from bnstudy.training.config import Config
-from bnstudy.training.shapes import DatasetShape, describe
+from bnstudy.training.shapes import METRICS, DatasetShape, describe
 
 _CHOICES = {
     "optimizer.name": ("sgd", "adamw"),
@@ -18,7 +18,8 @@ _CHOICES = {
     "device": ("auto", "cpu", "cuda"),
     "precision": ("float32", "bfloat16", "float64"),
     "engine.name": ("local", "slurm", "ray"),
-    "tracking": ("disabled",),
+    "scale": ("standard", "full"),
+    "tracking": ("offline", "online", "disabled"),
 }
 _POSITIVE = (
     "batch_size",
@@ -29,6 +30,10 @@ _POSITIVE = (
     "engine.threads",
     "engine.time",
 )
+
+
+LEAST_BATCHES = 4
+"""Batches of a layer probe: two in each half, as one has no standard error."""
 
 
 def lookup(config: Any, key: str) -> Any:
@@ -75,6 +80,11 @@ def check(config: Config) -> DatasetShape:
         value = lookup(config, key)
         if value is not None and value < 1:
             raise UserError(f"{key}: {value} is below 1; use 1 or more, or null")
+    if config.probe_batches != 0 and config.probe_batches < LEAST_BATCHES:
+        raise UserError(
+            f"probe_batches: {config.probe_batches} leaves a half without a standard error; "
+            f"use {LEAST_BATCHES} or more, or 0 for no probes"
+        )
     engine = config.engine
     if engine.memory is not None and not 0 < engine.memory < math.inf:
         raise UserError(f"engine.memory: {engine.memory} is not positive; use GB above 0, or null")
@@ -106,6 +116,11 @@ def check(config: Config) -> DatasetShape:
     except ValueError as error:
         raise UserError(str(error).replace("convention", "variance", 1)) from error
     shape = describe(config.dataset)
+    if config.study.metric is not None and config.study.metric not in METRICS[shape.task]:
+        raise UserError(
+            f"study.metric: {config.study.metric!r} is not measured on {config.dataset.name!r}; "
+            f"use {' or '.join(map(repr, METRICS[shape.task]))}, or null"
+        )
     if config.batch_size > shape.train_samples:
         raise UserError(
             f"batch_size: {config.batch_size} is more than the {shape.train_samples} training samples of "
@@ -116,7 +131,63 @@ def check(config: Config) -> DatasetShape:
             f"norm_batch_size: {config.norm_batch_size} is more than batch_size {config.batch_size}; "
             f"use {config.batch_size} or less, or null for the whole batch"
         )
+    if config.variance.rescaled:
+        _check_rescaled(config, shape)
+    if config.port.variance is not None:
+        _check_port(config, shape)
     return shape
+
+
+def _check_rescaled(config: Config, shape: DatasetShape) -> None:
+    """Refuse the identity control where it is no identity: it needs BatchNorm, `consistent_biased` and one m throughout."""
+    control = f"the identity control {RESCALED!r} (variance.rescaled)"
+    for key in ("variance.normalize", "variance.accumulate"):
+        if (value := lookup(config, key)) != "biased":
+            raise UserError(f"{key}: {value!r} is not for {control}; use 'biased'")
+    if config.model.norm != "batch":
+        raise UserError(f"model.norm: {config.model.norm!r} has no variance for {control} to rescale; use 'batch'")
+    group = config.norm_batch_size or config.batch_size
+    if config.batch_size % group:
+        raise UserError(
+            f"norm_batch_size: {group} leaves a smaller group of {config.batch_size % group} samples, and {control} needs "
+            f"one m throughout; use one that divides batch_size {config.batch_size}, or null"
+        )
+    last = 0 if config.drop_last else shape.train_samples % config.batch_size
+    if last % group:
+        raise UserError(
+            f"drop_last: false leaves a last batch of {last} samples, and {control} needs one m throughout; use true"
+        )
+    # A test split smaller than a batch is measured as one batch.
+    if shape.test_samples < config.batch_size and shape.test_samples % group:
+        raise UserError(
+            f"dataset.test_size: {shape.test_samples} is measured as one smaller batch, and {control} needs one m "
+            f"throughout; use {config.batch_size} or more"
+        )
+
+
+def _check_port(config: Config, shape: DatasetShape) -> None:
+    """Refuse a first phase under a convention that there is not, or that leaves nothing to fine-tune."""
+    port = config.port
+    try:
+        Convention.parse(port.variance or "")
+    except ValueError as error:
+        raise UserError(f"port.variance: {port.variance!r} is unknown; use {', '.join(CONVENTIONS)}, or null") from error
+    if config.variance.rescaled:
+        raise UserError(f"port.variance: {port.variance!r} cannot go on as the identity control {RESCALED!r}; use null")
+    if config.model.norm != "batch":
+        raise UserError(f"port.variance: {port.variance!r} is nothing to model.norm {config.model.norm!r}; use null")
+    if not 0 < port.lr_factor < math.inf:
+        raise UserError(f"port.lr_factor: {port.lr_factor} is not positive; use a number above 0")
+    if port.epochs < 1:
+        raise UserError(f"port.epochs: {port.epochs} trains nothing under {port.variance!r}; use 1 or more")
+    whole, rest = divmod(shape.train_samples, config.batch_size)
+    an_epoch = whole + (1 if rest and not config.drop_last else 0)
+    steps = config.epochs * an_epoch if config.steps is None else config.steps
+    if port.epochs * an_epoch >= steps:
+        key, total = ("epochs", config.epochs) if config.steps is None else ("steps", f"{steps} (an epoch has {an_epoch})")
+        most = (steps - 1) // an_epoch
+        fitting = f"1 to {most}, or more {key}" if most else f"more {key}"
+        raise UserError(f"port.epochs: {port.epochs} leaves nothing of {key}={total} for fine-tuning; use {fitting}")
 
 
 def check_values_per_channel(config: Config, shape: DatasetShape, spatial: dict[str, int]) -> None:

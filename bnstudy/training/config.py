@@ -62,11 +62,29 @@ class VarianceConfig:
         name: the convention's name in tables.
         normalize: "biased" or "unbiased", the variance that normalises a training batch.
         accumulate: "biased" or "unbiased", the variance stored for inference.
+        rescaled: the identity control; see `bnstudy.training.rescaling`. Needs both variances biased.
     """
 
     name: str = "paper"
     normalize: str = "biased"
     accumulate: str = "unbiased"
+    rescaled: bool = False
+
+
+@dataclass
+class PortConfig:
+    """A first phase under another convention, as if a framework had trained the checkpoint that another fine-tunes.
+
+    Args:
+        variance: name or alias of the convention that the network is first trained under; None for no such phase.
+        epochs: how many of the training's epochs that phase takes; the others fine-tune under `variance`.
+        lr_factor: the learning rate of the fine-tuning, as a multiple of the first phase's. Either phase has the whole
+            schedule, warm-up included.
+    """
+
+    variance: str | None = None
+    epochs: int = 0
+    lr_factor: float = 0.1
 
 
 @dataclass
@@ -147,19 +165,25 @@ class StudyConfig:
     Args:
         question: what is to be found out.
         hypothesis: what is expected, and why.
-        metric, split: the primary metric, and the split it is measured on.
+        metric: the primary metric; None for accuracy, or R² where there is no accuracy.
+        split: the split it is measured on.
+        statistic: "own" (each convention's stored statistic), "batch", or "gap" (own − batch).
         margin: the largest difference in the metric's own units that counts as none; None for no equivalence tests.
         alpha: error rate of every family of tests.
-        family: which cells make up the family that is adjusted together (a pandas query); empty for all of them.
+        contrasts: arms to compare with `paper`, or pairs [arm, reference].
+        family: which cells make up the family that is adjusted together: values by column, such as {batch_size: [2, 4]};
+            empty for all of them.
     """
 
     question: str = ""
     hypothesis: str = ""
-    metric: str = "accuracy"
+    metric: str | None = None
     split: str = "test"
+    statistic: str = "own"
     margin: float | None = None
     alpha: float = 0.05
-    family: str = ""
+    contrasts: list[Any] = field(default_factory=lambda: ["consistent_unbiased", "consistent_biased", "inverted"])
+    family: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -168,8 +192,9 @@ class Config:
 
     Args:
         name: names results/NAME.
+        scale: "standard", or "full" for the larger version of an experiment, whose YAML gives both.
         study: what is asked; see `StudyConfig`.
-        dataset, model, variance, optimizer, schedule, engine: the groups above.
+        dataset, model, variance, port, optimizer, schedule, engine: the groups above.
         batch_size: samples a step.
         norm_batch_size: samples that share normalisation statistics; None for the whole batch.
         momentum: α of the running averages; None for the cumulative average.
@@ -180,18 +205,21 @@ class Config:
         drop_last: leave out a last partial batch.
         device: "auto" (cuda where there is one), "cpu" or "cuda".
         precision: "float32", "bfloat16" (autocast) or "float64".
+        probe_batches: batches that each BatchNorm layer is probed with after training, 4 or more; 0 for no `layers` table.
         replicas: how many seeds train as one module; "auto" for the fixed rule.
-        tracking: "disabled".
+        tracking: Weights & Biases: "offline" (runs in files under `output_dir`), "online" or "disabled".
         output_dir: raw runs.
         results_dir: tables and reports.
         retry_failed: train again what failed before.
     """
 
     name: str = "run"
+    scale: str = "standard"
     study: StudyConfig = field(default_factory=StudyConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     variance: VarianceConfig = field(default_factory=VarianceConfig)
+    port: PortConfig = field(default_factory=PortConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -205,8 +233,9 @@ class Config:
     drop_last: bool = True
     device: str = "auto"
     precision: str = "float32"
+    probe_batches: int = 200
     replicas: Any = "auto"
-    tracking: str = "disabled"
+    tracking: str = "offline"
     output_dir: str = "outputs"
     results_dir: str = "results"
     retry_failed: bool = False

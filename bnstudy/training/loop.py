@@ -18,9 +18,11 @@ from bnstudy.training.batches import batch_sizes, chunks, draw_order, gather
 from bnstudy.training.config import Config
 from bnstudy.training.data import Dataset
 from bnstudy.training.metrics import measure
-from bnstudy.training.models import build_model
+from bnstudy.training.models import build_model, values_per_channel
 from bnstudy.training.optimization import build_optimizer, learning_rates
+from bnstudy.training.port import port
 from bnstudy.training.replicas import replicate
+from bnstudy.training.rescaling import rescale
 from bnstudy.training.seeds import generator
 
 Progress = Callable[[int], None]
@@ -56,7 +58,10 @@ class Training:
 
     All moving averages are kept, so the frozen weights can afterwards be evaluated under either accumulated variance: two
     trainings cover all four conventions. A seed fixes initial weights, data order and augmentation through separate
-    generators.
+    generators. `variance.rescaled` is the identity control; see `rescale`.
+
+    With `port.variance`, the first `port.epochs` epochs are under that convention. Then the network goes on under `variance`
+    (see `port`), fine-tuned by a fresh optimizer at `port.lr_factor` times the rate, with a schedule of its own.
 
     Args:
         config: a checked configuration.
@@ -65,6 +70,9 @@ class Training:
 
     Attributes:
         model: the stacked replicas.
+        factors: Bessel's c by layer name where `variance.rescaled`; else empty.
+        convention: of `variance`.
+        port_epoch: epochs done when the convention changes to it; 0 where it never does.
         epoch, step: how far the training has come.
         diverged: for each replica the first step (from 1) whose loss was not finite, or None.
 
@@ -74,14 +82,16 @@ class Training:
     def __init__(self, config: Config, dataset: Dataset, seeds: Sequence[int]) -> None:
         self.config, self.dataset, self.seeds = config, dataset, list(seeds)
         self.device = dataset.train.inputs.device
-        convention = Convention(config.variance.normalize, config.variance.accumulate)
+        self.convention = Convention(config.variance.normalize, config.variance.accumulate)
+        ported = config.port.variance is not None
+        self.port_epoch = config.port.epochs if ported else 0
         models = [
             build_model(
                 config.model,
                 dataset.input_shape,
                 dataset.outputs,
                 seed=seed,
-                convention=convention,
+                convention=config.port.variance or self.convention,
                 eps=config.eps,
                 momentum=config.momentum,
                 norm_batch_size=config.norm_batch_size,
@@ -92,6 +102,9 @@ class Training:
         self.model = replicate(models).to(self.device, self.dtype)
         for layer in batchnorm_layers(self.model).values():
             layer.track_all_statistics()
+        self.factors: dict[str, float] = {}
+        if config.variance.rescaled:
+            self.factors = rescale(self.model, values_per_channel(models[0], dataset.input_shape, config.batch_size))
         if config.model.architecture == "resnet":
             # Small convolutions are faster with the channels last; the large ones of torchvision's networks are not.
             self.model.to(memory_format=torch.channels_last)
@@ -99,11 +112,15 @@ class Training:
         classes = dataset.task == "classification"
         self.targets = dataset.train.targets if classes else dataset.train.targets.to(self.dtype)
         self.replica_count = torch.tensor(float(len(self.seeds)), dtype=self.dtype, device=self.device)
-        self.optimizer = build_optimizer(config.optimizer, self.model)
+        self.optimizer = build_optimizer(config.optimizer, self.model, self.factors)
         self.order_generators = [generator(seed, "order") for seed in self.seeds]
         self.augmentation_generators = [generator(seed, "augmentation") for seed in self.seeds]
         self.steps = total_steps(config, len(dataset.train))
-        self.rates = learning_rates(config.optimizer, config.schedule, config.batch_size, self.steps)
+        before = self.port_epoch * len(batch_sizes(len(dataset.train), config.batch_size, config.drop_last))
+        self.rates: list[float] = []
+        for steps, factor in ((before, 1.0), (self.steps - before, config.port.lr_factor if ported else 1.0)):
+            rates = learning_rates(config.optimizer, config.schedule, config.batch_size, steps)
+            self.rates += [rate * factor for rate in rates]
         self.epoch = self.step = 0
         self.diverged: list[int | None] = [None] * len(self.seeds)
 
@@ -112,8 +129,18 @@ class Training:
         """Whether every step has been made."""
         return self.step >= self.steps
 
+    def take_up(self, epoch: int, step: int, diverged: list[int | None]) -> None:
+        """Stand where a training of the same configuration stood between two epochs, whose tensors were put in here."""
+        self.epoch, self.step, self.diverged = epoch, step, diverged
+        if epoch > self.port_epoch > 0:
+            for layer in batchnorm_layers(self.model).values():
+                layer.set_convention(self.convention, layer.norm_batch_size)
+
     def run_epoch(self, progress: Progress = lambda step: None) -> EpochRecord:
         """Train over the split once, or as far as `steps` allows, and say what the batches gave as they went by."""
+        if self.epoch == self.port_epoch > 0:
+            port(self.model, self.convention)
+            self.optimizer = build_optimizer(self.config.optimizer, self.model)
         replicas, size = len(self.seeds), self.config.batch_size
         sizes = batch_sizes(len(self.inputs), size, self.config.drop_last)[: self.steps - self.step]
         order = draw_order(len(self.inputs), self.order_generators, self.device)[: sum(sizes)]
@@ -137,7 +164,7 @@ class Training:
         """One optimizer step; x (N, R·C, *spatial), target of N·R samples. Returns the outputs, (N, R·K)."""
         rate = self.rates[self.step]
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_factor", 1.0)
         outputs = self._forward(x)
         # The mean over all N·R samples, R times: the sum of each replica's mean, so that their gradients are independent.
         each = outputs.reshape(len(target), -1)

@@ -19,9 +19,11 @@ from bnstudy.training.checkpoint import load_checkpoint, save_checkpoint
 from bnstudy.training.config import Config
 from bnstudy.training.data import Dataset, Split
 from bnstudy.training.loop import Progress, Training
-from bnstudy.training.metrics import METRICS, distances, measure
+from bnstudy.training.metrics import distances, measure
 from bnstudy.training.predict import population_of, predict, predict_by_batch
+from bnstudy.training.probes import probe_layers
 from bnstudy.training.seeds import generator
+from bnstudy.training.shapes import METRICS
 
 HISTORY_STATISTICS = ("ema_biased", "ema_unbiased", "batch")
 """Each convention's own statistic and the batch's: what is measured at the end of every epoch."""
@@ -51,11 +53,13 @@ class Measurements:
     Args:
         metrics: rows (seed, epoch, split, statistic, n, one column a metric); see DESIGN.md, `metrics`.
         distances: rows (seed, split, statistic, reference, flip_rate, rms_distance, kl) of the last epoch.
+        layers: rows of `bnstudy.training.probes.probe_layers`; none without BatchNorm or with `probe_batches` 0.
         diverged: seed → first step with a non-finite loss, for the seeds that diverged.
     """
 
     metrics: list[Row]
     distances: list[Row]
+    layers: list[Row]
     diverged: dict[int, int]
 
 
@@ -70,8 +74,8 @@ def measure_block(
 
     After every epoch, with weights frozen: `batch`, `ema_biased` and `ema_unbiased` on both splits, beside the training
     batches' own metrics as they went by (`online`). After the last: every statistic, and the matched ones k·v whose variance
-    fits the training divisor (k = c where the unbiased variance normalises, else 1). A model without BatchNorm has one
-    statistic, `none`.
+    fits the training divisor (k = c where the unbiased variance normalises, else 1); then the layer probes. A model without
+    BatchNorm has one statistic, `none`.
 
     Args:
         config: a checked configuration.
@@ -100,16 +104,16 @@ def measure_block(
             with contextlib.suppress(OSError):  # a full disk must not end a training that has not yet needed it
                 save_checkpoint(training, rows, checkpoint.path)
             saved = time.monotonic()
-    final, apart = _final(training)
+    final, apart, layers = _final(training)
     for row in final:  # the last update of all can break a network whose losses were finite
         index = training.seeds.index(row["seed"])
         if training.diverged[index] is None and all(math.isnan(row[metric]) for metric in METRICS[dataset.task]):
             training.diverged[index] = training.step
     diverged = {seed: step for seed, step in zip(training.seeds, training.diverged, strict=True) if step is not None}
-    return Measurements(rows + final, apart, diverged)
+    return Measurements(rows + final, apart, layers, diverged)
 
 
-def _final(training: Training) -> tuple[list[Row], list[Row]]:
+def _final(training: Training) -> tuple[list[Row], list[Row], list[Row]]:
     task = training.dataset.task
     rows: list[Row] = []
     apart: list[Row] = []
@@ -117,7 +121,7 @@ def _final(training: Training) -> tuple[list[Row], list[Row]]:
     if not layers:
         for _, split, statistic, outputs, targets in _predictions(training, ("none",)):
             rows += _rows(training, split, statistic, len(outputs), measure(task, outputs, targets))
-        return rows, apart
+        return rows, apart, []
     random = [generator(seed, "population") for seed in training.seeds]
     population = population_of(training.model, training.inputs, training.config.batch_size, random)
     reference: dict[str, Tensor] = {}
@@ -137,7 +141,11 @@ def _final(training: Training) -> tuple[list[Row], list[Row]]:
     if not matched_differ:  # k = 1: the same numbers under the other name
         plain = [name.removeprefix("matched_") for name in MATCHED_STATISTICS]
         rows += [row | {"statistic": f"matched_{row['statistic']}"} for row in rows if row["statistic"] in plain]
-    return rows, apart
+    probed: list[Row] = []
+    if batches := training.config.probe_batches:
+        inputs, size = training.inputs, training.config.batch_size
+        probed = probe_layers(training.model, inputs, size, training.seeds, population, batches)
+    return rows, apart, probed
 
 
 def _predictions(

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnstudy.training.shapes import METRICS
+
 CALIBRATION_BINS = 15
-METRICS = {"classification": ("accuracy", "loss", "ece"), "regression": ("r2", "mse")}
 
 
 def measure(task: str, outputs: Tensor, targets: Tensor) -> dict[str, list[float]]:

@@ -13,7 +13,7 @@ from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.batchnorm.population import Population, population_statistics
 from bnstudy.training.batches import draw_order, gather, repeat
 
-_CHUNK = 512
+CHUNK = 512
 """Samples times replicas in one forward pass: enough to amortise the calls, little enough to stay in the cache (measured: a
 stacked ResNet-8 on 8×8 images takes 0.023 ms an image at 512 and 0.045 ms at 2,048)."""
 
@@ -38,7 +38,7 @@ def predict(
     Returns:
         (n, replicas, K).
     """
-    chunk = max(16, _CHUNK // replicas)
+    chunk = max(16, CHUNK // replicas)
     with evaluating(model, statistic, population, factors):
         parts: list[Tensor] = [model(repeat(part, replicas)) for part in inputs.split(chunk)]
     outputs = torch.cat(parts)
@@ -62,7 +62,7 @@ def predict_by_batch(
         Outputs (n', replicas, K) and which sample each belongs to, (n', replicas).
     """
     order = _partition(inputs, batch_size, generators)
-    with _many_batches_a_pass(model, min(batch_size, len(order))) as batches, evaluating(model, "batch"):
+    with many_batches_a_pass(model, min(batch_size, len(order))) as batches, evaluating(model, "batch"):
         parts: list[Tensor] = [
             model(gather(inputs, index)) for index in _passes(order, min(batch_size, len(order)), batches)
         ]
@@ -75,7 +75,7 @@ def population_of(
 ) -> dict[str, Population]:
     """Population statistics over one partition of the training split at the training batch size."""
     order = _partition(inputs, batch_size, generators)
-    with _many_batches_a_pass(model, batch_size) as batches:
+    with many_batches_a_pass(model, batch_size) as batches:
         return population_statistics(model, (gather(inputs, index) for index in _passes(order, batch_size, batches)))
 
 
@@ -85,13 +85,17 @@ def _partition(inputs: Tensor, batch_size: int, generators: Sequence[torch.Gener
 
 
 def _passes(order: Tensor, batch_size: int, batches: int) -> Iterator[Tensor]:
-    wanted = max(1, _CHUNK // (batch_size * order.size(1)))
+    wanted = max(1, CHUNK // (batch_size * order.size(1)))
     yield from order.split(batch_size * min(batches, wanted))
 
 
 @contextmanager
-def _many_batches_a_pass(model: nn.Module, batch_size: int) -> Iterator[int]:
+def many_batches_a_pass(model: nn.Module, batch_size: int) -> Iterator[int]:
     """Let one forward pass normalise many batches, each by itself: a batch is then a group of the layers' ghost batches.
+
+    Args:
+        model: its layers' group sizes come back on leaving.
+        batch_size: samples a batch.
 
     Yields:
         How many batches may share a pass: 1 where the layers' own groups do not divide a batch.

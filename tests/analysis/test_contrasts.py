@@ -267,9 +267,15 @@ def test_a_family_that_cannot_be_used_says_what_would_be(change: dict[str, Any],
         contrast_table(results(seeds=3), CELL, family={**FAMILY, **change})
 
 
-def test_a_family_without_a_margin_is_no_declaration() -> None:
-    with pytest.raises(UserError, match="family: 'margin' is missing; a study declares it before it runs"):
-        Family.parse({"metric": "accuracy"})
+def test_a_family_without_a_margin_can_say_different_and_never_equivalent() -> None:
+    table = contrast_table(results(), CELL, family={key: value for key, value in FAMILY.items() if key != "margin"})
+    assert table.loc[table["in_family"], ["p_equivalence", "margin"]].isna().all().all()
+    assert not set(table["verdict"]) & {"equivalent", "different but negligible"}
+
+
+def test_a_family_without_a_metric_is_no_declaration() -> None:
+    with pytest.raises(UserError, match="family: 'metric' is missing; a study declares it before it runs"):
+        Family.parse({"margin": 0.1})
 
 
 def test_results_that_cannot_be_arranged_say_which_column() -> None:

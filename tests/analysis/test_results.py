@@ -149,9 +149,9 @@ def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path: Path, sto
 
 
 def test_tables_of_an_older_study_of_that_name_do_not_come_back(results: Path, store: Store, tables: Tables) -> None:
-    baselines = {name: table for name, table in tables.items() if name != "distances"}
+    baselines = {name: table for name, table in tables.items() if name not in ("distances", "layers")}
     write_results(results / "tiny", baselines, provenance_of(store, "tiny"))
-    assert "distances" not in load("tiny", results, "nowhere")
+    assert not {"distances", "layers"} & set(load("tiny", results, "nowhere"))
 
 
 def test_provenance_is_written_as_readable_json(results: Path, store: Store) -> None:

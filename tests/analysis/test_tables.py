@@ -22,7 +22,7 @@ from tests.tiny import tiny
 
 def test_a_study_has_all_tables_with_the_cell_first(tables: dict[str, pd.DataFrame]) -> None:
     assert set(tables) == set(TABLES)
-    for name in ("metrics", "distances", "gaps", "generalisation"):
+    for name in ("metrics", "distances", "layers", "gaps", "generalisation"):
         assert list(tables[name].columns[: 1 + len(CELL)]) == ["job", *CELL]
     assert list(tables["summary"].columns[: len(CELL)]) == list(CELL)
 
@@ -90,7 +90,7 @@ def test_a_study_of_baselines_alone_has_tables_without_gaps(tmp_path: Path) -> N
     cells = [tiny(epochs=1, model__depth=1, seeds=2, model__norm=norm) for norm in ("group", "none")]
     store = run_study(tmp_path, cells)
     tables = study_tables(store, "tiny")
-    assert set(tables) == set(TABLES) - {"distances"}
+    assert set(tables) == set(TABLES) - {"distances", "layers"}
     assert len(tables["gaps"]) == 0
     assert set(tables["summary"]["quantity"]) == {"own"}
     assert len(tables["generalisation"]) == 2 * 2 * 3
@@ -211,3 +211,10 @@ def test_a_damaged_or_wrong_raw_table_is_told_in_one_line(tmp_path: Path) -> Non
 
 def test_a_studys_record_is_plain_json(store: Store) -> None:
     assert json.loads((store.studies / "tiny.json").read_text())["study"] == "tiny"
+
+
+def test_a_study_with_probes_in_some_cells_and_none_in_others_has_the_rows_of_those(tmp_path: Path) -> None:
+    cells = [tiny(epochs=1, model__depth=1, seeds=2, probe_batches=batches) for batches in (4, 0)]
+    layers = study_tables(run_study(tmp_path, cells), "tiny")["layers"]
+    assert set(layers["batches"]) == set(layers["probe_batches"]) == {4}
+    assert len(layers) == 2 * 6

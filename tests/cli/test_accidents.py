@@ -5,20 +5,38 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from tests.cli.conftest import TINY, Command
+from tests.cli.conftest import TINY, Command, files_under
 
 PROGRAM = str(Path(sys.executable).parent / "bnstudy")
 TABLES = ("metrics", "distances", "gaps", "generalisation", "summary")
 STUDY = ("run", "-m", "name=study", "batch_size=2,4,8,16", "variance=paper,karpathy", "seeds=2", *TINY[:2], "epochs=2")
+
+# A user for whom a folder can be read-only: root may write everywhere.
+NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
+
+
+@pytest.fixture
+def public_path() -> Iterator[Path]:
+    """A folder that any user can reach, as pytest's cannot be; skips where `NOBODY` may not run the program."""
+    if NOBODY and shutil.which(NOBODY[0]) is None:
+        pytest.skip("setpriv is not installed (apt-get install util-linux), and root can write everywhere")
+    if subprocess.run([*NOBODY, PROGRAM, "--help"], cwd="/", capture_output=True, check=False).returncode:
+        pytest.skip("the user nobody may not run this installation, and root can write everywhere")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -177,6 +195,24 @@ def test_a_full_disk_is_told_in_a_line(tmp_path: Path, bnstudy: Command) -> None
     assert done.returncode == 1, done.stderr
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["output_dir", "results_dir"])
+def test_a_read_only_folder_is_told_in_a_line_before_anything_is_trained(key: str, public_path: Path) -> None:
+    folders = {name: public_path / name for name in ("output_dir", "results_dir")}
+    for name, folder in folders.items():
+        folder.mkdir()
+        folder.chmod(0o555 if name == key else 0o777)
+    arguments = ["run", "seeds=1", *TINY, *(f"{name}={folder}" for name, folder in folders.items())]
+    done = subprocess.run(
+        [*NOBODY, PROGRAM, *arguments], cwd=public_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"{key}: '{folders[key]}' cannot be written")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+    assert files_under(public_path) == []
 
 
 @pytest.mark.slow

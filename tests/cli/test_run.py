@@ -111,6 +111,15 @@ def test_hydra_prints_the_configuration_of_a_cell(bnstudy: Command) -> None:
     assert "batch_size: 4" in done.stdout
 
 
+def test_mappings_that_take_any_key_are_overridden_as_they_are_documented(bnstudy: Command) -> None:
+    done = bnstudy(
+        "run", "--cfg", "job", "engine=slurm", "engine.options={account:lab,qos:high}", "study.family.batch_size=[2,4]"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "  options:\n    account: lab\n    qos: high\n" in done.stdout
+    assert "  family:\n    batch_size:\n    - 2\n    - 4\n" in done.stdout
+
+
 @pytest.mark.parametrize("option", [(), ("--m-eff", "20"), ("--momentum", "0.1"), ("--positions", "49")])
 def test_predict_prints_the_theory_table(bnstudy: Command, option: tuple[str, ...]) -> None:
     done = bnstudy("predict", "--batch-size", "2", *option)

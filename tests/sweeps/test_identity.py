@@ -25,6 +25,8 @@ MATTER: dict[str, list[Any]] = {
     "model.width": [13],
     "model.norm": ["group", "layer", "none"],
     "variance.normalize": ["unbiased"],
+    "variance.rescaled": [True],
+    "port.variance": ["paper", "consistent_biased"],
     "optimizer.name": ["adamw"],
     "optimizer.lr": [0.1, 1e-9],
     "optimizer.scaling": ["sqrt", "none"],
@@ -43,6 +45,7 @@ MATTER: dict[str, list[Any]] = {
     "drop_last": [False],
     "device": ["cuda"],
     "precision": ["bfloat16", "float64"],
+    "probe_batches": [0, 100],
 }
 DO_NOT: dict[str, list[Any]] = {
     "name": ["another study"],
@@ -52,7 +55,9 @@ DO_NOT: dict[str, list[Any]] = {
     "study.split": ["train"],
     "study.margin": [0.01],
     "study.alpha": [0.1],
-    "study.family": ["batch_size > 2"],
+    "study.statistic": ["gap"],
+    "study.contrasts": [["inverted"]],
+    "study.family": [{"batch_size": [2]}],
     "dataset.root": ["/elsewhere"],
     "dataset.download": [True],
     "dataset.samples": [77],
@@ -60,6 +65,8 @@ DO_NOT: dict[str, list[Any]] = {
     "dataset.noise": [0.5],
     "variance.name": ["any name"],
     "variance.accumulate": ["biased"],
+    "port.epochs": [1],
+    "port.lr_factor": [0.5],
     "optimizer.betas": [[0.5, 0.5]],
     "optimizer.eps": [0.1],
     "optimizer.decay_norm": [True],
@@ -75,6 +82,7 @@ DO_NOT: dict[str, list[Any]] = {
     "engine.address": ["10.0.0.1:6379"],
     "seeds": [1, [5, 6]],
     "replicas": [1, 4],
+    "scale": ["full"],
     "tracking": ["wandb"],
     "output_dir": ["/tmp"],
     "results_dir": ["/tmp"],
@@ -155,8 +163,12 @@ def test_different_changes_give_different_names() -> None:
         ({"model__norm": "group"}, "variance.normalize", "unbiased", False),
         ({"model__norm": "group"}, "norm_batch_size", 4, False),
         ({"model__norm": "group"}, "momentum", 0.2, False),
+        ({"model__norm": "group"}, "probe_batches", 0, False),
         ({"model__norm": "group"}, "eps", 0.2, True),
         ({"model__norm": "none"}, "eps", 0.2, False),
+        ({"port__variance": "paper"}, "port.epochs", 1, True),
+        ({"port__variance": "paper"}, "port.lr_factor", 0.5, True),
+        ({"port__variance": "paper"}, "port.variance", "pytorch", False),
         ({"steps": 10}, "epochs", 7, False),
         ({"steps": 10}, "steps", 11, True),
     ],
@@ -167,7 +179,7 @@ def test_fields_that_a_choice_does_not_read_do_not_matter(base: dict[str, Any], 
 
 
 def test_the_name_is_twelve_hex_digits_and_the_same_in_every_process() -> None:
-    assert training_id(Config(device="cpu")) == "e92a71292269"  # unchanged numbers, unchanged name
+    assert training_id(Config(device="cpu")) == "750ba1da86fd"  # unchanged numbers, unchanged name
 
 
 def test_fields_are_flat_and_sorted() -> None:

@@ -89,6 +89,8 @@ def test_the_defaults_and_the_tiny_configuration_are_accepted() -> None:
         ("dataset__train_size", 10**6),
         ("dataset__augment", "mixup"),
         ("batch_size", 105),
+        ("probe_batches", 3),
+        ("probe_batches", -1),
     ],
 )
 def test_a_wrong_value_is_refused_in_one_line_that_names_its_key(key: str, value: Any) -> None:

@@ -12,28 +12,31 @@ from pathlib import Path
 
 import pytest
 
-from tests.sweeps.cluster.namespace import Namespace, namespace
+from tests.sweeps.cluster.namespace import namespace
+from tests.sweeps.cluster.studies import Cluster
 
 _RAY = str(Path(sys.executable).parent / "ray")
-_PORT = "6379"  # outside 10002-19999, which Ray gives to its workers
+_PORT = 6379  # outside 10002-19999, which Ray gives to its workers
+_HEAD = f"127.0.0.1:{_PORT}"
 _SMALL = ("--num-cpus=1", "--disable-usage-stats", "--object-store-memory=100000000")
-SECOND = "BNSTUDY_TEST_NODE=second"
-"""A variable of every process of the second node."""
+_SECOND, _THIRD = "BNSTUDY_TEST_NODE=second", "BNSTUDY_TEST_NODE=third"
 
 
 @dataclass(frozen=True)
-class Ray:
-    """A cluster that runs.
+class Ray(Cluster):
+    """A Ray; see `Cluster`."""
 
-    Args:
-        namespace: where its processes are.
-        variables: what a command needs in its environment to reach it.
-        address: the head's.
-    """
+    def start_node(self, mark: str, address: str, *before: str) -> None:
+        """Start a node; its processes carry the mark, NAME=value, among their variables."""
+        name, value = mark.split("=")
+        command = (_RAY, "start", f"--address={_HEAD}", f"--node-ip-address={address}", *_SMALL)
+        self.namespace.run(*before, *command, folder=Path("/"), variables=self.variables | {name: value})
 
-    namespace: Namespace
-    variables: dict[str, str]
-    address: str = f"127.0.0.1:{_PORT}"
+    def node_to_lose(self) -> str:
+        """A third node, with a host name of its own: claims of its dead are believed until they expire, a minute later."""
+        rename = ("unshare", "--uts", "bash", "-c", 'echo third > /proc/sys/kernel/hostname && exec "$@"', "bash")
+        self.start_node(_THIRD, "127.0.0.3", *rename)
+        return _THIRD
 
 
 @contextmanager
@@ -44,19 +47,15 @@ def ray_space() -> Iterator[Ray]:
         token = Path(state) / "token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
-        yield Ray(inside, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_TMPDIR": state})
+        variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_TMPDIR": state}
+        yield Ray(inside, variables, ("engine=ray", f"engine.address={_HEAD}"))
 
 
 @contextmanager
 def ray() -> Iterator[Ray]:
-    """Start the cluster; it ends with the block. The second node has a host name of its own, as on a real cluster."""
+    """Start the cluster; it ends with the block."""
     with ray_space() as cluster:
         head = (_RAY, "start", "--head", "--node-ip-address=127.0.0.1", f"--port={_PORT}", "--include-dashboard=false")
-        second = (_RAY, "start", f"--address={cluster.address}", "--node-ip-address=127.0.0.2", *_SMALL)
         cluster.namespace.run(*head, *_SMALL, folder=Path("/"), variables=cluster.variables)
-        name, value = SECOND.split("=")
-        cluster.namespace.run(
-            "unshare", "--uts", "bash", "-c", 'echo second > /proc/sys/kernel/hostname && exec "$@"', "bash", *second,
-            folder=Path("/"), variables=cluster.variables | {name: value},
-        )  # fmt: skip
+        cluster.start_node(_SECOND, "127.0.0.2")
         yield cluster

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.sweeps.cluster.namespace import Namespace, namespace, wait_until
+from tests.sweeps.cluster.namespace import namespace, wait_until
+from tests.sweeps.cluster.studies import Cluster
 
 _CONFIGURATION = """\
 ClusterName=loop
@@ -53,16 +54,8 @@ _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sr
 
 
 @dataclass(frozen=True)
-class Slurm:
-    """A cluster that runs.
-
-    Args:
-        namespace: where its daemons are.
-        variables: what a command needs in its environment to reach it.
-    """
-
-    namespace: Namespace
-    variables: dict[str, str]
+class Slurm(Cluster):
+    """A Slurm; see `Cluster`."""
 
     def call(self, *command: str) -> str:
         """What a command of Slurm's prints."""
@@ -73,6 +66,10 @@ class Slurm:
         configuration = self.variables["SLURM_CONF"]
         variables = self.variables | {"SLURMD_NODENAME": name}
         self.namespace.run("slurmd", "-f", configuration, "-N", name, folder=Path("/"), variables=variables)
+
+    def node_to_lose(self) -> str:
+        """The second node."""
+        return "SLURMD_NODENAME=n2"
 
     def idle(self) -> bool:
         """Whether both nodes take jobs."""
@@ -96,7 +93,7 @@ def slurm() -> Iterator[Slurm]:
         configuration.write_text(_CONFIGURATION.format(state=state, user=pwd.getpwuid(os.getuid()).pw_name))
         variables = {"SLURM_CONF": str(configuration), "PATH": path}
         with namespace() as inside:
-            cluster = Slurm(inside, variables)
+            cluster = Slurm(inside, variables, ("engine=slurm", "engine.memory=2"))
             # glibc resolves no address, not even 127.0.0.1, for one who asks for configured families and has loopback alone.
             cluster.call("ip", "address", "add", "192.0.2.1/32", "dev", "lo")
             cluster.call(

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +86,29 @@ class Study:
         return self.namespace.start(sys.executable, "-c", _KILLER, path, folder=self.folder, variables=_MARK)
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster of two nodes that runs.
+
+    Args:
+        namespace: where its processes are.
+        variables: what a command needs in its environment to reach it.
+        arguments: of `bnstudy run`, to use it.
+    """
+
+    namespace: Namespace
+    variables: dict[str, str]
+    arguments: tuple[str, ...]
+
+    def study(self, folder: Path) -> Study:
+        """A study on this cluster."""
+        return Study(self.namespace, folder, self.arguments, self.variables)
+
+    def node_to_lose(self) -> str:
+        """NAME=value, a variable of every process of a node that nobody will miss afterwards."""
+        raise NotImplementedError
+
+
 def write_images(root: Path, name: str, label: int | None = None) -> None:
     """The files of a set of MNIST's family, full length: noise, sparse, labelled 0 to 9, or all `label`."""
     random = np.random.default_rng(0)
@@ -103,85 +123,3 @@ def write_images(root: Path, name: str, label: int | None = None) -> None:
             stream.write(file.header)
             stream.write(values.tobytes())
             stream.truncate(file.size)
-
-
-def check_that_faults_stay_alone(study: Study) -> None:
-    """One job raises, one is killed whenever it starts: the others end done, both are named, a second call does those two.
-
-    The labels of `mnist` are 200, which no plan can see.
-    """
-    root = study.folder / "data"
-    for name in ("kmnist", "fashion_mnist"):
-        write_images(root, name)
-    write_images(root, "mnist", label=200)
-    faults = ("dataset=digits,gaussian,kmnist,fashion_mnist,mnist", "batch_size=16", "epochs=30")
-
-    running = study.start(*faults)
-    raised, victim = study.job("mnist"), study.job("gaussian")
-    killer = study.kill_whenever_it_starts(victim)
-    _, errors = running.communicate(timeout=300)
-    study.namespace.kill("BNSTUDY_TEST=killer")
-    assert len(killer.communicate()[0].split()) == 2, "it is started twice"
-    assert running.returncode == 1, errors
-    assert f"{raised}: failed: " in errors
-    assert f"{victim}: lost: " in errors
-    first = study.records()
-    assert {name for name, record in first.items() if record["status"] == "done"} == {
-        study.job(name) for name in ("digits", "kmnist", "fashion_mnist")
-    }
-    assert first[raised]["status"] == "failed"
-    assert "labels from 200" in first[raised]["traceback"]
-    assert first[raised]["attempt"] == 1, "a job's own exception is not retried"
-    assert victim not in first
-
-    write_images(root, "mnist")
-    again = study.start(*faults, "retry_failed=true")
-    _, errors = again.communicate(timeout=300)
-    assert again.returncode == 0, errors
-    second = study.records()
-    changed = {name for name, record in second.items() if record != first.get(name)}
-    assert changed == {raised, victim}
-    assert {record["status"] for record in second.values()} == {"done"}
-
-
-def check_that_an_interruption_leaves_nothing_behind(study: Study) -> None:
-    """SIGINT ends the command within 5 s, with its jobs; the same command then goes on."""
-    many = ("batch_size=2,4,8,16", "epochs=4000")
-    running = study.start(*many)
-    wait_until(lambda: any(claim["step"] > 0 for claim in study.claims().values()), 120, "a job that makes steps")
-    os.kill(study.namespace.entered(running), signal.SIGINT)
-    began = time.monotonic()
-    _, errors = running.communicate(timeout=60)
-    took = time.monotonic() - began
-    assert running.returncode == 130, errors
-    assert "goes on from here" in errors
-    assert "Traceback" not in errors
-    assert took < 5, f"{took:.1f} s"
-    alive = {process.inner for process in study.namespace.processes()}
-    assert not [claim for claim in study.claims().values() if claim["pid"] in alive]
-    assert study.records() == {}
-
-
-def check_that_a_lost_node_loses_nothing(study: Study, mark: str) -> None:
-    """Every process of a node is killed while it trains; all jobs end done, the one it had at another attempt.
-
-    Args:
-        study: on a cluster of two nodes.
-        mark: NAME=value, a variable of every process of the node.
-    """
-    running = study.start("batch_size=4,8,16,32,64", "epochs=200")
-    struck: list[str] = []
-
-    def training_there() -> bool:
-        inner = {process.inner for process in study.namespace.processes() if mark in process.environ}
-        struck[:] = [job for job, claim in study.claims().items() if claim["pid"] in inner and claim["step"] > 0]
-        return bool(struck)
-
-    wait_until(training_there, 120, "a job on the node")
-    assert study.namespace.kill(mark) > 1
-    _, errors = running.communicate(timeout=400)
-    assert running.returncode == 0, errors
-    records = study.records()
-    assert len(records) == 5
-    assert {record["status"] for record in records.values()} == {"done"}
-    assert {job for job, record in records.items() if record["attempt"] == 2} == set(struck)

@@ -1,0 +1,115 @@
+"""A figure: its chart in two layouts, and the words that go with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import pandas as pd
+import vl_convert
+from altair.utils.schemapi import debug_mode
+
+from bnstudy.analysis.figures.theme import configuration
+
+Chart = alt.LayerChart | alt.ConcatChart | alt.Chart
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Room for panels.
+
+    Args:
+        room: width of all panels and their axes, pixels.
+        most: panels side by side at most.
+        legend_columns: entries of a legend side by side.
+    """
+
+    room: int
+    most: int
+    legend_columns: int
+
+    def columns(self, panels: int, most: int | None = None) -> int:
+        """Panels side by side."""
+        return max(1, min(panels, most or self.most, self.most))
+
+    def width(self, columns: int, axis: int = 62) -> int:
+        """Width of a panel without its axis."""
+        return min(560, self.room // columns - axis)
+
+
+WIDE, NARROW = Layout(860, 4, 4), Layout(318, 1, 1)
+Draw = Callable[[Layout], Chart]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a report.
+
+    Args:
+        name: of its files and its place in the page; lower-case letters, digits and underscores.
+        title: of its section.
+        table: the table that it shows.
+        draw: the chart for a layout; None where there is nothing to draw.
+        caption: what is drawn, in which units, over how many seeds; or why nothing is.
+        alt: what it looks like, for those who cannot see it.
+    """
+
+    name: str
+    title: str
+    table: str
+    draw: Draw | None
+    caption: str
+    alt: str = ""
+
+    @property
+    def chart(self) -> Chart | None:
+        """The Altair chart, as wide as a page."""
+        return None if self.draw is None else self.draw(WIDE)
+
+    def svg(self, layout: Layout = WIDE) -> str:
+        """The drawing as SVG with ids of its own; "" where there is none."""
+        if self.draw is None:
+            return ""
+        with debug_mode(False):  # Altair would check every object against the schema as it is made: tests do that
+            specification = self.draw(layout).to_dict(validate=False)
+        version = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
+        drawn = vl_convert.vegalite_to_svg(specification, vl_version=version)
+        own = f"{self.name}-{layout.room}-"
+        return slim(re.sub(r'(\bid="|url\(#|href="#)', lambda found: found[1] + own, drawn))
+
+
+def absent(name: str, title: str, table: str, why: str) -> Figure:
+    """A figure that cannot be drawn, and why."""
+    return Figure(name, title, table, None, why)
+
+
+def data(frame: pd.DataFrame) -> alt.InlineData:
+    """Rows for a chart; what is not finite becomes null, which no mark is drawn for."""
+    values = frame.astype(object).where(frame.notna() & ~frame.isin([float("inf"), float("-inf")]), None)
+    return alt.InlineData(values=values.to_dict("records"))
+
+
+def arranged(panels: Sequence[Any], columns: int) -> alt.ConcatChart:
+    """Panels side by side under one legend, in the look of all figures."""
+    chart: alt.ConcatChart = alt.concat(*panels, columns=columns).configure(**configuration())
+    return chart
+
+
+def title_lines(title: str, subtitle: str = "") -> alt.TitleParams:
+    """A panel's title."""
+    return alt.TitleParams(text=title, subtitle=subtitle) if subtitle else alt.TitleParams(text=title)
+
+
+def slim(svg: str) -> str:
+    """The same drawing without what only editors read: roles, classes, empty paths, digits beyond a hundredth of a pixel."""
+    svg = re.sub(r'<path [^>]*d="(?:M0,0h0v0h0Z)?"[^>]*/>', "", svg)
+    svg = re.sub(r' (?:role|class|aria-roledescription|aria-hidden|pointer-events)="[^"]*"', "", svg)
+    return re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\.\d\d)\d+(?![\de])", r"\1", tag[0]), svg)
+
+
+def png(svg: str) -> bytes:
+    """A drawing as PNG at twice its size."""
+    return vl_convert.svg_to_png(svg, scale=2)

@@ -1,0 +1,211 @@
+"""The answer in three sentences: what the comparisons say, the largest effect, and what stays open."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bnstudy.analysis.figures.equivalence import equivalence_rows
+from bnstudy.analysis.figures.panels import seeds_phrase
+from bnstudy.analysis.figures.subject import Subject, Tables
+from bnstudy.analysis.figures.theme import NULL_ARM, NULL_REFERENCE
+from bnstudy.analysis.figures.units import amount, listed, p_value, plural
+from bnstudy.analysis.power import FEWEST_SEEDS, POWER
+from bnstudy.batchnorm.conventions import CONVENTIONS
+
+
+def answer(tables: Tables, subject: Subject) -> list[str]:
+    """Three sentences, generated from the contrasts; they say so where nothing was declared, compared or settled.
+
+    Args:
+        tables: of the study; needs `contrasts` for an answer.
+        subject: what the study asks.
+
+    Source: bnstudy issue 4, part 7.
+    """
+    contrasts = tables.get("contrasts", pd.DataFrame())
+    rows = _asked(contrasts, subject) if len(contrasts) else contrasts
+    if rows.empty:
+        return _nothing_compared(tables, subject)
+    if rows["n"].max() < FEWEST_SEEDS:
+        return _too_few(rows, subject)
+    return [_verdicts(rows, subject), _largest(rows, subject), _open(rows, subject)]
+
+
+def null_arm_warning(tables: Tables, subject: Subject) -> str | None:
+    """What the null arm says of the harness; None without one."""
+    contrasts = tables.get("contrasts", pd.DataFrame())
+    if contrasts.empty:
+        return None
+    rows = contrasts[(contrasts["arm"] == NULL_ARM) & (contrasts["reference"] == NULL_REFERENCE)]
+    rows = rows[(rows["metric"] == subject.metric.name) & (rows["split"] == subject.split)]
+    rows = rows[rows["statistic"] == subject.statistic]
+    if rows.empty:
+        return None
+    wrong = rows[rows["verdict"] == "different"]
+    if wrong.empty:
+        size = float(rows["difference"].abs().max())
+        return (
+            f"The null arm, one function computed in two ways, differs from its twin by at most {amount(size, subject.metric)} "
+            f"in {plural(len(rows), 'comparison')}, and none is called different: differences of that size are rounding."
+        )
+    return (
+        f"Do not trust these verdicts: the null arm, whose differences are rounding only, is called different in "
+        f"{len(wrong)} of {plural(len(rows), 'comparison')} ({listed([where(row, subject) for row in records(wrong)], 4)})."
+    )
+
+
+def where(row: dict[str, Any], subject: Subject) -> str:
+    """A cell in words: "mlp on digits, batch size 4"."""
+    parts = [f"{row['model']} on {row['dataset']}, batch size {row['batch_size']}"]
+    for column in subject.varying:
+        value = row.get(column)
+        missing = value is None or (isinstance(value, float) and math.isnan(value))
+        if column in row and not missing:
+            parts.append(f"{column.replace('_', ' ')} {f'{value:g}' if isinstance(value, float) else value}")
+    return ", ".join(parts)
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as dictionaries with text keys."""
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _asked(contrasts: pd.DataFrame, subject: Subject) -> pd.DataFrame:
+    rows = contrasts[contrasts["in_family"]]
+    if len(rows):
+        return rows
+    rows = equivalence_rows(contrasts, subject)
+    return rows[rows["arm"] != NULL_ARM]
+
+
+def _pairs(rows: pd.DataFrame) -> str:
+    references = list(dict.fromkeys(rows["reference"]))
+    if len(references) == 1:
+        return f"{listed(list(dict.fromkeys(rows['arm'])))} against {references[0]}"
+    return listed([f"{arm} against {reference}" for arm, reference in dict.fromkeys(zip(rows["arm"], rows["reference"], strict=True))])
+
+
+def _verdicts(rows: pd.DataFrame, subject: Subject) -> str:
+    counts = {str(name): int(count) for name, count in rows["verdict"].value_counts().items()}
+    settled = len(rows) - counts.get("inconclusive", 0)
+    margin = f" within ±{amount(subject.margin, subject.metric)}" if subject.margin is not None else ""
+    words = {
+        "different": ("differs", "differ"),
+        "different but negligible": (f"differs, but by less than the margin{margin and f' of {margin[9:]}'}",) * 2,
+        "equivalent": (f"is equivalent{margin}", f"are equivalent{margin}"),
+        "identical": ("is identical", "are identical"),
+        "inconclusive": ("is inconclusive", "are inconclusive"),
+    }
+    said = [f"{counts[name]} {one if counts[name] == 1 else many}" for name, (one, many) in words.items() if name in counts]
+    if counts.get("different"):
+        lead = "The choice makes a difference in some of the cells"
+    elif settled == len(rows):
+        lead = "The choice makes no difference that matters here"
+    elif settled:
+        lead = "No comparison shows a difference that matters, but not all are settled"
+    else:
+        lead = "The study does not settle its question"
+    declared = bool(rows["in_family"].any())
+    how = f"Holm-adjusted over the family at α = {subject.alpha:g}" if declared else "exploratory, unadjusted: no family was declared"
+    return (
+        f"{lead}: of {plural(len(rows), 'declared comparison' if declared else 'comparison')} of {subject.what} "
+        f"({_pairs(rows)}), {listed(said)} ({how}; {seeds_phrase(rows.loc[rows['n'] > 0, 'n'])})."
+    )
+
+
+def _largest(rows: pd.DataFrame, subject: Subject) -> str:
+    known = rows[rows["difference"].notna()]
+    different = known[known["verdict"] == "different"]
+    pool = different if len(different) else known
+    row = records(pool.loc[[pool["difference"].abs().idxmax()]])[0]
+    p = row["p_holm"] if row["in_family"] and np.isfinite(row["p_holm"]) else row["p"]
+    adjusted = "adjusted p" if row["in_family"] else "p"
+    shown = p_value(float(p))
+    tested = f", {adjusted} {shown if shown.startswith('<') else f'= {shown}'}" if shown != "–" else ""
+    which = "The largest difference that the tests find" if len(different) else "The largest estimate"
+    return (
+        f"{which} is {row['arm']} − {row['reference']} for {where(row, subject)}: {interval(row, subject)}{tested}, "
+        f"{row['n']} seeds: {row['verdict']}."
+    )
+
+
+def interval(row: dict[str, Any], subject: Subject) -> str:
+    """An effect with its interval: "−1.2 pp (95 % interval −1.5 to −0.9)"."""
+    effect = amount(float(row["difference"]), subject.metric)
+    if not np.isfinite(row["ci_low"]):
+        return f"{effect} (no interval)"
+    low, high = (amount(float(row[end]), subject.metric, unit=False) for end in ("ci_low", "ci_high"))
+    return f"{effect} ({100 * (1 - float(row['alpha'])):g} % interval {low} to {high})"
+
+
+def _open(rows: pd.DataFrame, subject: Subject) -> str:
+    found = rows["mde"].dropna()
+    power = f"{100 * POWER:g} % power"
+    if subject.margin is None:
+        seen = (
+            f"; with these seeds a true difference of {amount(float(found.median()), subject.metric)} (median over the "
+            f"comparisons) would be found with {power}"
+            if len(found)
+            else ""
+        )
+        return f"No margin was declared, so no comparison can be called equivalent{seen}."
+    unsettled = rows[rows["verdict"] == "inconclusive"]
+    if unsettled.empty:
+        return f"Every comparison is settled at the declared margin of ±{amount(subject.margin, subject.metric)}."
+    needed = unsettled["seeds_needed"].dropna()
+    finite = needed[np.isfinite(needed)]
+    if finite.empty:
+        return "How many seeds would settle the inconclusive ones cannot be said from these runs."
+    return (
+        f"To settle the inconclusive ones at the margin of ±{amount(subject.margin, subject.metric)} with {power} would take "
+        f"{_count(finite.min())} to {_count(finite.max())} seeds, median {_count(finite.median())}, by the spread seen here."
+    )
+
+
+def _count(value: float) -> str:
+    return f"{math.ceil(value):,}"
+
+
+def _too_few(rows: pd.DataFrame, subject: Subject) -> list[str]:
+    most, lost = int(rows["n"].max()), int(rows["diverged"].sum())
+    why = f" {lost} pairs were lost to seeds that diverged." if lost else ""
+    first = (
+        f"There is no verdict: a comparison needs at least {FEWEST_SEEDS} pairs of seeds, and the "
+        f"{plural(len(rows), 'comparison')} of {subject.what} ({_pairs(rows)}) have at most {most}.{why}"
+    )
+    known = rows[rows["difference"].notna()]
+    if known.empty:
+        second = "No pair of seeds is left to estimate a difference from."
+    else:
+        row = records(known.loc[[known["difference"].abs().idxmax()]])[0]
+        second = (
+            f"The largest estimate is {row['arm']} − {row['reference']} for {where(row, subject)}: "
+            f"{interval(row, subject)}, {plural(int(row['n']), 'seed')}."
+        )
+    return [first, second, f"Run more seeds to say more; {FEWEST_SEEDS} is the least, and intervals need at least two."]
+
+
+def _nothing_compared(tables: Tables, subject: Subject) -> list[str]:
+    owners = tables.get("generalisation", pd.DataFrame())
+    arms = [] if owners.empty else sorted(
+        {name if norm == "batch" else f"norm={norm}" for name, norm in zip(owners["convention"], owners["norm"], strict=True)}
+    )  # fmt: skip
+    conventions = [arm for arm in arms if arm in CONVENTIONS]
+    if not arms:
+        first = "There is no answer: these runs hold no measurement."
+    elif not conventions:
+        first = f"There is no answer about conventions: only baselines without BatchNorm were run ({listed(arms)})."
+    else:
+        first = f"There is no answer: no cell has two arms to compare in {subject.what}; the arms run are {listed(arms)}."
+    second = "No comparison was made, so there is no effect, no interval and no verdict."
+    return [first, second, "What was measured is in the tables below."]
+
+
+def sentences(text: Sequence[str]) -> str:
+    """The answer as one paragraph."""
+    return " ".join(text)

@@ -1,0 +1,81 @@
+"""A report as one HTML file that needs nothing else, and as Markdown."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from bnstudy.analysis.figures import theme
+from bnstudy.analysis.report.content import Content
+from bnstudy.analysis.summary import printed_tables
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_SWAPS = [(getattr(theme, name.upper()), name) for name in (
+    "paper", "ink", "muted", "grid", "band", "blue", "vermillion", "green", "purple", "orange", "sky", "yellow", "grey",
+)]  # fmt: skip
+
+
+def html(content: Content) -> str:
+    """The report as one self-contained page: no request leaves it, and its policy refuses scripts other than its own."""
+    environment = _environment(escape=True)
+    script = (_TEMPLATES / "script.js").read_text(encoding="utf-8")
+    style = _environment(escape=False).get_template("style.css.j2").render(swaps=_SWAPS)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("report.html.j2").render(
+        **_shared(content),
+        figures=[asdict(figure) | {"wide": Markup(figure.wide), "narrow": Markup(figure.narrow)} for figure in content.figures],  # noqa: S704
+        sheets=content.sheets,
+        sheet_names={sheet.name for sheet in content.sheets},
+        papers=list(content.papers),
+        script=Markup(script),  # noqa: S704
+        script_hash=digest,
+        style=Markup(style),  # noqa: S704
+    )
+
+
+def markdown(content: Content, summary: pd.DataFrame | None) -> str:
+    """The same in Markdown, with the figures beside it and the tables that people read."""
+    printed = []
+    for sheet in content.sheets:
+        if sheet.name == "contrasts":
+            frame = pd.DataFrame([[cell.text for cell in row] for row in sheet.rows], columns=pd.Index(sheet.columns))
+            cut = f" The first {len(sheet.rows)} of {sheet.total} rows; all are in {sheet.file}." if sheet.total > len(frame) else ""
+            printed.append((sheet.title, sheet.note + cut, _table(frame)))
+    if summary is not None and len(summary):
+        for title, frame in printed_tables(summary):
+            printed.append((title, "Mean ± half the 95 % t interval over seeds; descriptive.", _table(frame)))
+    environment = _environment(escape=False)
+    environment.filters["md"] = plain
+    text = environment.get_template("report.md.j2").render(**_shared(content), figures=content.figures, printed=printed)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def plain(text: object) -> str:
+    """A text that Markdown shows as it is, on one line."""
+    line = " ".join(str(text).split())
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = re.sub(r"([\\`*\[\]|#!~])", r"\\\1", line)
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", line)  # inside a word an underscore is one
+
+
+def _shared(content: Content) -> dict[str, object]:
+    names = ("name", "question", "hypothesis", "answer", "notices", "origin", "trouble")
+    return {name: getattr(content, name) for name in names}
+
+
+def _table(frame: pd.DataFrame) -> str:
+    return str(frame.astype(str).map(plain).rename(columns=plain).to_markdown(index=False, disable_numparse=True))
+
+
+def _environment(escape: bool) -> Environment:
+    # What is not escaped is style and Markdown; Markdown escapes in its own way.
+    return Environment(  # noqa: S701
+        loader=FileSystemLoader(_TEMPLATES), autoescape=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )

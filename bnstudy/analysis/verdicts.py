@@ -1,0 +1,130 @@
+"""A study's own contrasts: what its YAML declared before the run, asked of what its seeds gave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import pandas as pd
+
+from bnstudy.analysis.cells import cell_columns, convention_of
+from bnstudy.analysis.contrasts import contrast_table
+from bnstudy.analysis.families import Family, pairs_of
+from bnstudy.errors import UserError
+from bnstudy.training.config import StudyConfig
+
+QUANTITIES = ("own", "batch", "gap")
+"""What is compared: a metric under each convention's own statistic, under the batch's, and own − batch."""
+_ARMS = ("norm", "normalize")
+"""Columns that tell arms apart rather than cells."""
+
+
+def declared_family(study: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> Family:
+    """The family of comparisons that a study declares.
+
+    Args:
+        study: its `StudyConfig`, as a mapping; without a metric, accuracy or, where there is none, R².
+        cells: its planned cells, each with `training` and `fields`.
+
+    Returns:
+        The family, without contrasts between arms that no cell has; its size is the number of comparisons planned, whatever
+        part of them has run.
+
+    Raises:
+        UserError: study.KEY: what cannot be used, and what could.
+
+    Source: DESIGN.md, section 4.
+    """
+    study = {**asdict(StudyConfig()), **study}  # a study recorded by an older version lacks some
+    planned = cell_columns({cell["training"]: cell["fields"] for cell in cells})
+    columns = [str(column) for column in planned if column not in _ARMS]
+    within = dict(study["family"])
+    for key, value in within.items():
+        if key not in columns:
+            raise UserError(f"study.family: {key!r} names no cells of this study; use {', '.join(columns)}")
+        values = list(planned[str(key)].drop_duplicates())
+        for item in value if isinstance(value, list) else [value]:
+            if item not in values:
+                raise UserError(f"study.family: {key}: {item!r} is not in this study; use {', '.join(map(str, values))}")
+    arms: dict[tuple[str, ...], set[str]] = {}
+    keys = {training: tuple(map(str, row)) for training, row in planned[columns].iterrows()}
+    for cell in cells:
+        arms.setdefault(keys[cell["training"]], set()).add(_arm(convention_of(cell["fields"]), cell["fields"]["model.norm"]))
+    try:
+        pairs = pairs_of(study["contrasts"])
+        family = Family(
+            metric=study["metric"] or "",
+            margin=study["margin"],
+            contrasts=[pair for pair in pairs if any(set(pair) <= there for there in arms.values())],
+            split=study["split"],
+            statistic=study["statistic"],
+            cells=within or None,
+            alpha=study["alpha"],
+        )
+    except UserError as error:
+        raise UserError(f"study.{error}") from error
+    accepted = {"split": ("train", "test"), "statistic": QUANTITIES}
+    for key, choices in accepted.items():
+        if study[key] not in choices:
+            raise UserError(f"study.{key}: {study[key]!r} is unknown; use {' or '.join(map(repr, choices))}")
+    covered = planned.assign(metric=family.metric, split=family.split, statistic=family.statistic)
+    inside = {keys[training] for training in covered.index[family.covers(covered)]}
+    return replace(family, size=len(inside) * len(family.contrasts) or None)
+
+
+def study_contrasts(
+    gaps: pd.DataFrame, generalisation: pd.DataFrame, study: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]
+) -> pd.DataFrame:
+    """The `contrasts` table of a study: every arm against `paper` in every cell, and what its YAML declares.
+
+    Args:
+        gaps: the `gaps` table.
+        generalisation: the table of that name, for the baselines without BatchNorm; their arms are named norm=group, ….
+        study, cells: as recorded; see `declared_family`.
+
+    Returns:
+        A row per cell, contrast, metric, statistic (own, batch or gap) and split.
+
+    Raises:
+        UserError: see `declared_family`.
+
+    Source: DESIGN.md, section 4; bnstudy issue 4.
+    """
+    family = declared_family(study, cells)
+    frame = _tidy(gaps, generalisation)
+    cell = [
+        column for column in map(str, frame) if column not in ("convention", "seed", "metric", "statistic", "split", "value")
+    ]
+    measured = set(frame["metric"])
+    metric = family.metric or ("accuracy" if "accuracy" in measured or not measured & {"r2"} else "r2")
+    usable = metric in measured and bool(family.contrasts)
+    others = [arm for arm in dict.fromkeys(frame["convention"]) if arm != "paper"]
+    return contrast_table(
+        frame,
+        cell,
+        family=replace(family, metric=metric) if usable else None,
+        contrasts=others,
+        alpha=family.alpha,
+    )
+
+
+def _tidy(gaps: pd.DataFrame, generalisation: pd.DataFrame) -> pd.DataFrame:
+    """A row per cell, arm, seed, metric, statistic and split."""
+    keys = [
+        column
+        for column in map(str, gaps)
+        if column not in ("job", *_ARMS, *QUANTITIES, "bessel", "lag", "pooling", "noise")
+    ]
+    long = gaps.melt(keys, QUANTITIES, var_name="statistic", value_name="value")
+    baselines = generalisation[generalisation["norm"] != "batch"]
+    if baselines.empty:
+        return long
+    named = baselines.assign(convention="norm=" + baselines["norm"])
+    own = named.melt([key for key in keys if key != "split"], ["train", "test"], var_name="split", value_name="value")
+    own = own.assign(statistic="own")
+    return pd.concat([part for part in (long, own) if not part.empty], ignore_index=True)
+
+
+def _arm(convention: str, norm: str) -> str:
+    return convention if norm == "batch" else f"norm={norm}"

@@ -1,0 +1,99 @@
+"""Which runs of a study are mirrored: a record a job, beside W&B's folders, under a lock.
+
+OUTPUT/wandb/NAME/wandb/offline-run-…-ID     W&B's own folder of a run
+OUTPUT/wandb/NAME/jobs/JOB.json              run → content hash, folder, servers that have it
+OUTPUT/wandb/NAME/lock, sending              held while runs are written, or sent
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bnstudy.sweeps.store import read_json, write_json
+
+Entry = dict[str, Any]
+
+
+class Ledger:
+    """What of a study is mirrored.
+
+    Args:
+        root: the store's folder.
+        study: the study's name.
+    """
+
+    def __init__(self, root: Path | str, study: str) -> None:
+        self.folder = Path(root) / "wandb" / study
+
+    @contextlib.contextmanager
+    def lock(self, what: str = "lock", seconds: float = 20.0) -> Iterator[None]:
+        """Keep other processes from mirroring the same study; the system lets go of it when this one dies.
+
+        Args:
+            what: "lock" for writing runs, "sending" for sending them.
+            seconds: how long to wait for it.
+
+        Raises:
+            TimeoutError: somebody else has held it for that long.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / what, "a") as file:
+            deadline = time.monotonic() + seconds
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise TimeoutError("another process is mirroring the study") from None
+                    time.sleep(0.1)
+            yield
+
+    def entries(self, job: str) -> dict[str, Entry]:
+        """Runs of a job that were written completely, by id."""
+        record = read_json(self._path(job))
+        return dict(record["runs"]) if record else {}
+
+    def jobs(self) -> list[str]:
+        """Jobs of which something was written."""
+        return sorted(path.stem for path in (self.folder / "jobs").glob("*.json"))
+
+    def save(self, job: str, entries: dict[str, Entry]) -> None:
+        """Record the runs of a job, once they are complete."""
+        write_json(self._path(job), {"job": job, "runs": entries})
+
+    def has(self, job: str, count: int, server: str | None = None) -> bool:
+        """Whether that many runs of a job were written, and sent to `server` where given; contents are not compared."""
+        entries = self.entries(job).values()
+        return sum(server is None or server in entry["servers"] for entry in entries) >= count
+
+    def sent(self, job: str, runs: Mapping[str, Entry], server: str) -> None:
+        """Record that a server has these runs, unless they were written anew meanwhile."""
+        with self.lock():
+            entries = self.entries(job)
+            for run, entry in runs.items():
+                now = entries.get(run)
+                if now is not None and now["folder"] == entry["folder"] and server not in now["servers"]:
+                    now["servers"].append(server)
+            self.save(job, entries)
+
+    def run_file(self, entry: Entry) -> Path | None:
+        """W&B's log of a written run, unless it was cleaned away."""
+        return next(iter(sorted((self.folder / "wandb" / entry["folder"]).glob("run-*.wandb"))), None)
+
+    def remove(self, runs: Iterable[str]) -> None:
+        """Remove every folder of some runs: what a killed process began, and what holds old content."""
+        wanted = set(runs)
+        for path in (self.folder / "wandb").glob("*run-*"):
+            parts = path.name.removeprefix("offline-").split("-", 2)  # run, time, id
+            if len(parts) == 3 and parts[2] in wanted:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _path(self, job: str) -> Path:
+        return self.folder / "jobs" / f"{job}.json"

@@ -1,0 +1,137 @@
+"""A study's contrasts: against SciPy, from real runs, with what its YAML declared."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from bnstudy.analysis.tables import recorded_study, study_tables
+from bnstudy.analysis.verdicts import declared_family
+from bnstudy.batchnorm.conventions import CONVENTIONS
+from bnstudy.errors import UserError
+from bnstudy.sweeps.plan import Cell, cell_fields
+from bnstudy.sweeps.store import Store
+from bnstudy.training.config import StudyConfig
+from tests.analysis.studies import run_study
+from tests.tiny import tiny
+
+SIZES = (2, 8)
+STUDY = StudyConfig(metric="loss", margin=0.05)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    cells = [tiny(name, batch_size=size, seeds=4, study=STUDY) for size in SIZES for name in CONVENTIONS]
+    return run_study(tmp_path_factory.mktemp("store"), cells)
+
+
+@pytest.fixture(scope="module")
+def tables(store: Store) -> dict[str, pd.DataFrame]:
+    return study_tables(store, "tiny")
+
+
+def seeds_of(gaps: pd.DataFrame, size: int, convention: str, quantity: str = "own") -> Any:
+    chosen = gaps.query("batch_size == @size and convention == @convention and split == 'test' and metric == 'loss'")
+    return chosen.sort_values("seed")[quantity].to_numpy()
+
+
+def test_differences_and_p_values_are_the_paired_t_tests_over_seeds(tables: dict[str, pd.DataFrame]) -> None:
+    rows = tables["contrasts"].query("metric == 'loss' and split == 'test' and arm == 'inverted'")
+    assert len(rows) == len(SIZES) * 3  # own, batch, gap
+    for _, row in rows.iterrows():
+        arm, paper = (seeds_of(tables["gaps"], row["batch_size"], name, row["statistic"]) for name in ("inverted", "paper"))
+        expected = stats.ttest_rel(arm, paper)
+        interval = expected.confidence_interval(0.95)
+        np.testing.assert_allclose(row["difference"], (arm - paper).mean(), rtol=1e-12)
+        np.testing.assert_allclose(row["p"], expected.pvalue, rtol=1e-9)
+        np.testing.assert_allclose([row["ci_low"], row["ci_high"]], [interval.low, interval.high], rtol=1e-9)
+
+
+def test_the_family_is_what_the_study_declared_and_holm_goes_over_it(tables: dict[str, pd.DataFrame]) -> None:
+    table = tables["contrasts"]
+    family = table[table["in_family"]]
+    assert len(family) == 3 * len(SIZES)
+    assert (family[["metric", "statistic", "split"]].drop_duplicates().to_numpy() == [["loss", "own", "test"]]).all()
+    np.testing.assert_allclose(family["p_holm"], multipletests(family["p"], method="holm")[1], rtol=1e-12)
+    assert (family["margin"] == 0.05).all()
+    assert table.loc[table["metric"] != "loss", "margin"].isna().all()
+
+
+def test_conventions_on_one_side_are_identical_where_training_alone_speaks(tables: dict[str, pd.DataFrame]) -> None:
+    rows = tables["contrasts"].query("arm == 'consistent_biased' and statistic == 'batch'")
+    assert (rows["verdict"] == "identical").all()
+    assert (rows["difference"] == 0).all()
+
+
+def test_half_a_study_is_no_bolder_than_the_whole(tmp_path: Path) -> None:
+    cells = [tiny(name, batch_size=size, seeds=4, study=STUDY) for size in SIZES for name in CONVENTIONS]
+    whole = study_tables(run_study(tmp_path / "whole", cells), "tiny")["contrasts"]
+    half = run_study(tmp_path / "half", [cell for cell in cells if cell.batch_size == 2])
+    half.save_study("tiny", recorded_study(Store(tmp_path / "whole"), "tiny"))
+    table = study_tables(half, "tiny")["contrasts"]
+    family = table[table["in_family"]]
+    both = whole.merge(family, on=["batch_size", "arm", "metric", "statistic", "split"], suffixes=("", "_half"))
+    assert len(both) == 3
+    np.testing.assert_array_equal(both["p_half"], both["p"])
+    assert (both["p_holm_half"] >= both["p_holm"] - 1e-15).all()
+    smallest = family.loc[family["p"].idxmin()]
+    assert smallest["p_holm"] == pytest.approx(min(1.0, 6 * smallest["p"]))  # six were declared, three are there
+
+
+def test_baselines_stand_beside_the_conventions_as_arms(tmp_path: Path) -> None:
+    study = StudyConfig(metric="accuracy", contrasts=["consistent_biased", "norm=group"])
+    names = ("paper", "consistent_biased")
+    cells = [tiny(name, model__norm=norm, epochs=1, study=study) for norm in ("batch", "group") for name in names]
+    table = study_tables(run_study(tmp_path, cells), "tiny")["contrasts"]
+    family = table[table["in_family"]]
+    assert family["arm"].tolist() == ["consistent_biased", "norm=group"]
+    assert (family["n"] == 3).all()
+    assert (table.loc[table["arm"] == "norm=group", "statistic"] == "own").all()
+
+
+def test_the_size_of_the_family_counts_the_cells_declared() -> None:
+    cells = recorded(*(tiny(name, batch_size=size) for name in CONVENTIONS for size in (2, 4, 8)))
+    study = dataclasses.asdict(StudyConfig(metric="accuracy", family={"batch_size": [2, 4]}, contrasts=["inverted"]))
+    assert declared_family(study, cells).size == 2
+
+
+def test_an_arm_that_no_cell_has_is_not_waited_for() -> None:
+    cells = recorded(tiny("paper"), tiny("inverted"))
+    assert [tuple(pair) for pair in declared_family(dataclasses.asdict(StudyConfig()), cells).contrasts] == [
+        ("inverted", "paper")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"margin": -1.0}, r"study.margin: -1.0 cannot be used"),
+        ({"alpha": 0.7}, r"study.alpha: 0.7 cannot be used"),
+        ({"split": "validation"}, r"study.split: 'validation' is unknown; use 'train' or 'test'"),
+        ({"statistic": "mean"}, r"study.statistic: 'mean' is unknown; use 'own' or 'batch' or 'gap'"),
+        ({"contrasts": [["paper", "paper"]]}, r"study.contrasts: \['paper', 'paper'\] is no comparison"),
+        ({"family": {"batchsize": 2}}, r"study.family: 'batchsize' names no cells of this study; use dataset, model"),
+        ({"family": {"batch_size": [2, 3]}}, r"study.family: batch_size: 3 is not in this study; use 8"),
+    ],
+)
+def test_what_cannot_be_declared_is_refused_with_what_could(change: dict[str, Any], message: str) -> None:
+    study = dataclasses.asdict(StudyConfig()) | change
+    cells = recorded(tiny("paper"), tiny("inverted"))
+    if "family" in change and isinstance(change["family"].get("batch_size"), list):
+        study["family"] = {"batch_size": [8, 3]}
+    with pytest.raises(UserError, match=message):
+        declared_family(study, cells)
+
+
+def recorded(*configs: Any) -> list[dict[str, Any]]:
+    return [
+        {"training": config.variance.normalize + str(config.batch_size), "fields": cell_fields(Cell(config, "", ()))}
+        for config in configs
+    ]
