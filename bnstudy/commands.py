@@ -102,7 +102,7 @@ def _run_planned(configs: list[Any], command: str, planned: tuple[Any, Any], mir
         errors.print("stopped; finished jobs are kept, and the same command goes on from here", soft_wrap=True)
         return 130
     try:
-        report(first.name, Path(first.results_dir), Path(first.output_dir))
+        report(first.name, Path(first.results_dir), Path(first.output_dir), first.report)
     except UserError:
         if outcome.complete:
             raise
@@ -166,17 +166,18 @@ def status(name: str, output_dir: Path) -> int:
     return 0 if not found.failed and not found.missing else 1
 
 
-def report(name: str, results_dir: Path, output_dir: Path) -> None:
-    """Build the tables of a study from its raw runs, write results/NAME and print what is in it."""
-    from bnstudy.analysis.results import provenance_lines, provenance_of, write_results
+def report(name: str, results_dir: Path, output_dir: Path, drawn: bool = True) -> None:
+    """Write tables and, if `drawn`, figures and the report of a study to results/NAME; print what is in them.
+
+    From its raw runs where they are; else the tables stay, and the rest is built from them.
+    """
+    from bnstudy.analysis.results import provenance_lines, reported, write_results
     from bnstudy.analysis.summary import printed_tables
-    from bnstudy.analysis.tables import study_tables
     from bnstudy.sweeps.store import Store
 
-    store = Store(output_dir)
-    tables = study_tables(store, name)
-    provenance = provenance_of(store, name)
-    write_results(results_dir / name, tables, provenance)
+    tables, provenance = reported(name, results_dir, output_dir)
+    if Store(output_dir).study(name) is not None:
+        write_results(results_dir / name, tables, provenance)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 120  # a file has no width of its own
@@ -184,7 +185,15 @@ def report(name: str, results_dir: Path, output_dir: Path) -> None:
         show(console, title, table)
     for line in provenance_lines(provenance):
         console.print(line, markup=False, soft_wrap=True)
-    console.print(f"Tables: {results_dir / name}", markup=False, soft_wrap=True)
+    if drawn:
+        from bnstudy.analysis.figures.subject import subject_of
+        from bnstudy.analysis.report.answer import answer
+        from bnstudy.analysis.report.write import write_report
+
+        write_report(results_dir / name, tables, provenance)
+        for sentence in answer(tables, subject_of(tables, provenance)):
+            console.print(sentence, markup=False, soft_wrap=True)
+    console.print(f"Results: {results_dir / name}{'/report.html' if drawn else ''}", markup=False, soft_wrap=True)
 
 
 def publish(name: str, output_dir: Path, online: bool, only: Sequence[str], dashboard: bool, following: bool) -> int:

@@ -80,14 +80,7 @@ def workspace(study: Record, place: Place, layers: tuple[str, ...] = ()) -> Any:
 
 
 def report(study: Record, place: Place, layers: tuple[str, ...] = ()) -> Any:
-    """A report of a study: what was asked, what was expected, and the panels of its workspace.
-
-    Args:
-        study, place, layers: as for `workspace`.
-
-    Returns:
-        A `wandb_workspaces.reports.v2.Report`, not saved.
-    """
+    """A report of a study, not saved: what was asked, what was expected, and the panels of its `workspace`."""
     wr: Any = import_module("wandb_workspaces.reports.v2")  # its types do not say what it exports
 
     declared = study["study_fields"]
@@ -95,12 +88,11 @@ def report(study: Record, place: Place, layers: tuple[str, ...] = ()) -> Any:
     for title, text in (("Question", declared.get("question")), ("Hypothesis", declared.get("hypothesis"))):
         if text:
             blocks += [wr.H2(text=title), wr.P(text=text)]
-    command = str(study["command"])
-    blocks += [wr.H2(text="Command"), wr.MarkdownBlock(text=f"`{command}`")]
+    blocks += [wr.H2(text="Command"), wr.MarkdownBlock(text=f"`{study['command']}`")]
     for title, panels in _sections(*primary_metric(study), layers):
         runs = wr.Runset(
-            entity=place.entity,
-            project=place.project,
+            entity="",  # the report's own project; named, it would be asked of the server
+            project="",
             name=study["study"],
             filters=f"Config('study') = '{study['study']}'",
             groupby=["config.convention"],
@@ -184,9 +176,7 @@ def _sections(split: str, metric: str, layers: tuple[str, ...]) -> list[tuple[st
 
 def specification(view: Any) -> Record:
     """What is sent to W&B for a workspace or report, with its random names numbered: equal content gives equal records."""
-    record = json.loads(view._to_model().model_dump_json(by_alias=True, exclude_none=True))
-    names: dict[str, str] = {}
-    return dict(_numbered(record, names))
+    return dict(_numbered(json.loads(view._to_model().model_dump_json(by_alias=True, exclude_none=True)), {}))
 
 
 def _numbered(node: Any, names: dict[str, str]) -> Any:

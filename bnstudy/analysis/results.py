@@ -13,7 +13,7 @@ from bnstudy.analysis.summary import printed_tables
 from bnstudy.analysis.tables import recorded_study, study_tables
 from bnstudy.atomic import atomic_file
 from bnstudy.errors import UserError
-from bnstudy.sweeps.store import LAYOUT, Record, Store, is_done, write_json
+from bnstudy.sweeps.store import LAYOUT, Record, Store, is_done, read_json, write_json
 
 
 def write_results(folder: Path, tables: Mapping[str, pd.DataFrame], provenance: Record) -> list[Path]:
@@ -82,6 +82,25 @@ def load(name: str, results_dir: Path | str = "results", output_dir: Path | str 
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: missing or damaged; build it again with `bnstudy report {name}`") from error
     return tables
+
+
+def reported(name: str, results_dir: Path | str, output_dir: Path | str) -> tuple[dict[str, pd.DataFrame], Record]:
+    """Tables and provenance of a study for its report: from its raw runs where they are, else from results/NAME alone.
+
+    Raises:
+        UserError: neither is there, none of its jobs is done, or a file is damaged.
+
+    Source: DESIGN.md, section 4.
+    """
+    store = Store(output_dir)
+    if store.study(name) is not None:
+        return study_tables(store, name), provenance_of(store, name)
+    tables = load(name, results_dir, output_dir)
+    path = Path(results_dir) / name / "provenance.json"
+    provenance = read_json(path)
+    if provenance is None:
+        raise UserError(f"{path}: damaged; run the study again, or take the file from where these results came from")
+    return tables, provenance
 
 
 def provenance_of(store: Store, name: str) -> Record:

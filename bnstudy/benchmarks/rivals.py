@@ -55,6 +55,17 @@ class Stopwatch:
         return pause
 
 
+def wall_clock(device: str) -> Clock:
+    """Wall time, read once the device has done all that it was given."""
+
+    def clock() -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return clock
+
+
 def training_parts(config: Config, dataset: Dataset, seed: int) -> tuple[nn.Module, torch.optim.Optimizer, Any]:
     """What a rival trains: the network of `build_model` with torch's own BatchNorm, the study's optimizer, and a DataLoader.
 
@@ -179,7 +190,9 @@ def _module(model: nn.Module, optimizer: torch.optim.Optimizer, begun: Callable[
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without Lightning's advice on GPUs, workers and logging intervals."""
-    logger = logging.getLogger("lightning.pytorch")
+    import lightning.pytorch  # which sets the level
+
+    logger = logging.getLogger(lightning.pytorch.__name__)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,8 +11,8 @@ import torch
 
 from bnstudy.benchmarks.overhead import job_overhead, planning_time
 from bnstudy.benchmarks.report import Benchmark, Row, Target
-from bnstudy.benchmarks.rivals import LightningFit, LoaderLoop, Stopwatch
-from bnstudy.benchmarks.timing import Clock, Prepare, Spread, interleave, ratio, spread
+from bnstudy.benchmarks.rivals import LightningFit, LoaderLoop, Stopwatch, wall_clock
+from bnstudy.benchmarks.timing import Clock, Prepare, Ratio, Spread, interleave, ratio, spread
 from bnstudy.training.config import Config, VarianceConfig
 from bnstudy.training.data import Dataset, load_dataset
 from bnstudy.training.grouping import block_size
@@ -26,6 +25,7 @@ SIDES = ("biased", "unbiased")
 """What may normalise a training: two trainings serve the four conventions."""
 EPOCHS, CAP = 10, 200
 LIGHTNING, LOADER, ALONE = "Lightning", "DataLoader loop", "harness, replicas=1"
+WIDE = "harness, 64 seeds, replicas=32"
 TARGETS = {16: {LIGHTNING: 15.0, LOADER: 6.0}, 64: {LIGHTNING: 25.0, LOADER: 10.0}}
 TIMING = "one thread, CPU time of the process"
 METHOD = f"""\
@@ -65,8 +65,8 @@ def benchmark_sweep(rounds: int) -> Benchmark:
     clock, start_up = Stopwatch(), list[float]()
     compared: dict[str, Contender] = {**_rivals(clock, start_up), ALONE: partial(blocks, 1, 1)}
     for seeds in TARGETS:
-        compared[_harness(seeds)] = partial(blocks, seeds, "auto")
-    compared[_harness(64, ", replicas=32")] = partial(blocks, 64, 32)
+        compared[f"harness, {seeds} seeds"] = partial(blocks, seeds, "auto")
+    compared[WIDE] = partial(blocks, 64, 32)
     seconds = time_steps(configs, dataset, compared, rounds, clock)
     rows, times = _comparisons(seconds, dataset), _times(seconds)
     times[LIGHTNING] = {"start-up and end of a fit": spread(start_up[len(BATCH_SIZES) :])}
@@ -107,7 +107,7 @@ def benchmark_replicas(rounds: int, device: str, most: int = 512, batch_sizes: S
     Source: bnstudy issue 3, "What it must show".
     """
     numbers = [1 << power for power in range(most.bit_length())]
-    clock = Stopwatch(_synchronised(device))
+    clock = Stopwatch(wall_clock(device))
     compared: dict[str, Contender] = dict(_rivals(clock, []))
     compared |= {f"R = {number}": partial(blocks, number, number) for number in numbers}
     configs = {m: Config(batch_size=m, device=device) for m in batch_sizes}
@@ -195,10 +195,6 @@ def _side(config: Config, normalize: str) -> Config:
     return replace(config, variance=VarianceConfig(f"normalize_{normalize}", normalize, "unbiased"))
 
 
-def _harness(seeds: int, more: str = "") -> str:
-    return f"harness, {seeds} seeds{more}"
-
-
 def _sweep(seconds: Seconds, dataset: Dataset) -> dict[str, list[float]]:
     """Seconds of one epoch at every batch size together, by contender and round."""
     names = next(iter(seconds.values()))
@@ -216,21 +212,19 @@ def _comparisons(seconds: Seconds, dataset: Dataset) -> list[Row]:
         for name, found in by_sweep.items()
     ]
     for seeds, targets in TARGETS.items():
-        ours = _harness(seeds)
+        ours = f"harness, {seeds} seeds"
         for rival, bound in targets.items():
             found = ratio(by_sweep[rival], by_sweep[ours])
             rows.append(Row("sweep", f"{rival} / {ours}, per training", found, Target(bound, at_most=False)))
             found = ratio([4 * turn for turn in by_sweep[rival]], [2 * turn for turn in by_sweep[ours]])
             rows.append(Row("sweep", f"{rival} / {ours}, per convention", found, Target(2 * bound, at_most=False)))
         rows.append(Row("sweep", f"{ALONE} / {ours}, per training", ratio(by_sweep[ALONE], by_sweep[ours])))
-    wide = _harness(64, ", replicas=32")
-    rows += [
-        Row("sweep", f"{rival} / {wide}, per training", ratio(by_sweep[rival], by_sweep[wide])) for rival in TARGETS[64]
-    ]
+    for rival in TARGETS[64]:
+        rows.append(Row("sweep", f"{rival} / {WIDE}, per training", ratio(by_sweep[rival], by_sweep[WIDE])))
     for m, by_name in seconds.items():
         for rival in TARGETS[16]:
-            ours = _harness(16)
-            rows.append(Row(f"m = {m}", f"{rival} / {ours}, per training", ratio(by_name[rival], by_name[ours])))
+            found = ratio(by_name[rival], by_name["harness, 16 seeds"])
+            rows.append(Row(f"m = {m}", f"{rival} / harness, 16 seeds, per training", found))
     return rows
 
 
@@ -241,10 +235,5 @@ def _times(seconds: Seconds, more: str = "") -> dict[str, dict[str, Spread]]:
     }
 
 
-def _synchronised(device: str) -> Clock:
-    def clock() -> float:
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    return clock
+def _in_seconds(found: Sequence[float]) -> Ratio:
+    return ratio(found, [1.0] * len(found))

@@ -23,6 +23,7 @@ _NOT_NUMBERS = (
     "output_dir",
     "results_dir",
     "retry_failed",
+    "report",
     "replicas",
     "study",
 )

@@ -97,6 +97,7 @@ def canonical(config: Config) -> Config:
         tracking=defaults.tracking,
         results_dir=defaults.results_dir,
         retry_failed=defaults.retry_failed,
+        report=defaults.report,
         replicas=defaults.replicas,
     )
 

@@ -211,6 +211,7 @@ class Config:
         output_dir: raw runs.
         results_dir: tables and reports.
         retry_failed: train again what failed before.
+        report: draw figures and write the report after the tables; `bnstudy report NAME` does it later.
     """
 
     name: str = "run"
@@ -239,3 +240,4 @@ class Config:
     output_dir: str = "outputs"
     results_dir: str = "results"
     retry_failed: bool = False
+    report: bool = True

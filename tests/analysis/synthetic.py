@@ -56,7 +56,9 @@ def study(
             for seed, epoch, (at, split), statistic in itertools.product(
                 range(seeds), range(epochs), enumerate(("train", "test")), statistics
             ):
-                shift = effect * (normalize == "unbiased" and statistic == "ema_biased") - 0.1 / size * (statistic == "batch")
+                shift = effect * (normalize == "unbiased" and statistic == "ema_biased") - 0.1 / size * (
+                    statistic == "batch"
+                )
                 numbers = {metric: base[metric][seed, epoch, at] + shift + random.normal(0, 0.002) for metric in metrics}
                 numbers = {metric: np.nan if seed in diverged else value for metric, value in numbers.items()}
                 rows.append({"job": job, **cell, "seed": seed, "epoch": epoch + 1, "split": split, "statistic": statistic,
@@ -68,7 +70,13 @@ def study(
     tables["generalisation"] = generalisation_table(frame, owners)
     tables["summary"] = summary_table(tables["gaps"], tables["generalisation"])
     tables["jobs"] = frame.drop_duplicates("job")[["job", *cell]].assign(
-        training=lambda jobs: jobs["job"], first_seed=0, last_seed=seeds - 1, replicas=seeds, steps=10, seconds=1.5, diverged=0
+        training=lambda jobs: jobs["job"],
+        first_seed=0,
+        last_seed=seeds - 1,
+        replicas=seeds,
+        steps=10,
+        seconds=1.5,
+        diverged=0,
     )
     asked = {"question": "Which one?", "hypothesis": "None.", "split": "test", "statistic": "own", "alpha": 0.05, **declared}
     tables["contrasts"] = study_contrasts(tables["gaps"], tables["generalisation"], asked, cells)
@@ -91,16 +99,22 @@ def study(
     }
 
 
-def _probed(
-    random: np.random.Generator, cell: dict[str, Any], size: int, seeds: int, layers: int
-) -> list[dict[str, Any]]:
+def _probed(random: np.random.Generator, cell: dict[str, Any], size: int, seeds: int, layers: int) -> list[dict[str, Any]]:
     found = []
     for seed, layer, accumulate in itertools.product(range(seeds), range(layers), ("biased", "unbiased")):
         m = float(size * 4**layer)
         m_eff = max(1.2, m * random.normal(0.8, 0.02))
         q, c = m_eff / (m_eff - 1), m / (m - 1)
         ratio = q * (c if cell["normalize"] == "unbiased" else 1) / (c if accumulate == "unbiased" else 1)
-        names = ("biased_ratio", "train_moment", "eval_moment", "ratio", "predicted_ratio", "std_discrepancy", "mean_discrepancy")
+        names = (
+            "biased_ratio",
+            "train_moment",
+            "eval_moment",
+            "ratio",
+            "predicted_ratio",
+            "std_discrepancy",
+            "mean_discrepancy",
+        )
         numbers = dict.fromkeys(names, 0.1) | {"m_eff": m_eff, "ratio": ratio, "predicted_ratio": ratio}
         errors = {f"{name}_se": 0.001 for name in numbers}
         found.append({**cell, "seed": seed, "layer": f"layer{layer}.bn", "statistic": f"population_{accumulate}",

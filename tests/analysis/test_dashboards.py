@@ -64,11 +64,12 @@ def test_the_workspace_shows_what_issue_5_asks_for(record: dict[str, Any]) -> No
     curves = [config["metrics"] for _, config in panels["Training and inference, epoch by epoch"]]
     assert ["test/train_mode/accuracy"] in curves
     assert ["test/eval_mode/accuracy"] in curves
-    assert [key.rpartition("/")[2] for key in panels["Causes of the gap"][0][1]["metrics"]] == ["bessel", "lag", "pooling", "noise"]
+    terms = [key.rpartition("/")[2] for key in panels["Causes of the gap"][0][1]["metrics"]]
+    assert terms == ["bessel", "lag", "pooling", "noise"]
     assert panels["Layers: second moment, eval over train"][0][1]["metrics"] == ["layers/norm0/ratio", "layers/norm1/ratio"]
     assert panels["Runs compared"][0][0] == "Run Comparer"
     runs = section["runSets"][0]
-    assert runs["grouping"] == [{"section": "config", "name": "convention.value"}] or "convention" in json.dumps(runs["grouping"])
+    assert "convention" in json.dumps(runs["grouping"])
     assert "tiny" in json.dumps(runs["filters"])
 
 
@@ -85,8 +86,8 @@ def test_panels_name_only_keys_that_the_mirror_writes(store: Store, record: dict
 
 
 def test_a_regression_shows_r2() -> None:
-    fields = {"dataset.name": "diabetes"}
-    assert primary_metric({"study_fields": {"metric": None, "split": "test"}, "cells": [{"fields": fields}]}) == ("test", "r2")
+    cells = [{"fields": {"dataset.name": "diabetes"}}]
+    assert primary_metric({"study_fields": {"metric": None, "split": "test"}, "cells": cells}) == ("test", "r2")
 
 
 def test_files_for_whoever_has_no_server(tmp_path: Path, record: dict[str, Any]) -> None:
@@ -96,5 +97,7 @@ def test_files_for_whoever_has_no_server(tmp_path: Path, record: dict[str, Any])
 
 
 def test_the_modules_import_no_wandb() -> None:
-    code = "import sys, bnstudy.analysis.dashboards, bnstudy.publishing; sys.exit('wandb' in sys.modules or 'torch' in sys.modules)"
+    code = (
+        "import sys, bnstudy.analysis.dashboards, bnstudy.publishing; sys.exit(bool({'wandb', 'torch'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,13 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 TINY = ("model.width=8", "model.depth=1", "epochs=1", "dataset.train_size=200", "dataset.test_size=100")
+
+
+def untracked(arguments: Sequence[str]) -> list[str]:
+    """Arguments without tracking and report, unless they speak of them: both have tests of their own, and cost seconds."""
+    given = {argument.partition("=")[0] for argument in arguments}
+    added = {"tracking": "disabled", "report": "false"} if arguments[:1] == ("run",) else {}
+    return [*arguments, *(f"{key}={value}" for key, value in added.items() if key not in given)]
 
 
 @pytest.fixture
@@ -21,9 +28,8 @@ def bnstudy(tmp_path: Path) -> Command:
 
     def call(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-        return subprocess.run(
-            [str(program), *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=timeout
-        )
+        command = [str(program), *untracked(arguments)]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=timeout)
 
     return call
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.cli.conftest import TINY, Command, files_under
+from tests.cli.conftest import TINY, Command, files_under, untracked
 
 PROGRAM = str(Path(sys.executable).parent / "bnstudy")
 TABLES = ("metrics", "distances", "gaps", "generalisation", "summary")
@@ -43,8 +43,8 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """Run the command in a process group of its own."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [PROGRAM, *arguments], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
+        [PROGRAM, *untracked(arguments)], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
     )  # fmt: skip
 
 
@@ -189,7 +189,7 @@ def test_a_full_disk_is_told_in_a_line(tmp_path: Path, bnstudy: Command) -> None
     (tmp_path / "outputs").mkdir()
     script = (
         f"mount -t tmpfs -o size=24k tmpfs {tmp_path / 'outputs'} && cd {tmp_path} && "
-        f"{PROGRAM} run -m name=study batch_size=4,8 seeds=8 model.width=8 epochs=2"
+        f"{PROGRAM} run -m name=study batch_size=4,8 seeds=8 model.width=8 epochs=2 tracking=disabled"
     )
     done = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1, done.stderr

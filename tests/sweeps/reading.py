@@ -24,7 +24,8 @@ class ReadRun:
 
 def read_run(file: Path) -> ReadRun:
     """Read a `.wandb` file; keys that W&B adds (with an underscore) are left out."""
-    command = [get_core_path(), "leet", "inspect", "--no-observability", "--json", "--run-file", str(file), str(file.parent.parent)]
+    options = ["--no-observability", "--json", "--run-file", str(file)]
+    command = [get_core_path(), "leet", "inspect", *options, str(file.parent.parent)]
     lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
     records = [json.loads(line) for line in lines]
     summary: dict[str, Any] = {}

@@ -87,8 +87,12 @@ def test_ctrl_c_cancels_what_is_queued_and_running(study: Study, cluster: Cluste
     assert "goes on from here" in errors
     assert "Traceback" not in errors
     assert took < 5, f"{took:.1f} s"
-    alive = {process.inner for process in study.namespace.processes()}
-    assert not [claim for claim in study.claims().values() if claim["pid"] in alive]
+
+    def nobody_works() -> bool:
+        alive = {process.inner for process in study.namespace.processes()}
+        return not [claim for claim in study.claims().values() if claim["pid"] in alive]
+
+    wait_until(nobody_works, 10, "no claim of a living process")
     assert study.records() == {}
     if isinstance(cluster, Slurm):
         assert cluster.call("squeue", "--noheader", "--states=PENDING,RUNNING") == ""

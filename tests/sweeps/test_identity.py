@@ -83,6 +83,7 @@ DO_NOT: dict[str, list[Any]] = {
     "seeds": [1, [5, 6]],
     "replicas": [1, 4],
     "scale": ["full"],
+    "report": [False],
     "tracking": ["wandb"],
     "output_dir": ["/tmp"],
     "results_dir": ["/tmp"],

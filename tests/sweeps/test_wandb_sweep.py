@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import pytest
@@ -46,7 +45,9 @@ def test_the_file_in_conf_is_that_of_the_quick_experiment() -> None:
     assert (ROOT / "conf" / "wandb_sweep.yaml").read_text() == sweep_yaml("quick")
 
 
-def test_an_agent_calls_bnstudy_run_with_overrides_that_it_takes(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+def test_an_agent_calls_bnstudy_run_with_overrides_that_it_takes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from bnstudy import commands
 
     monkeypatch.chdir(ROOT)
@@ -61,5 +62,5 @@ def test_an_agent_calls_bnstudy_run_with_overrides_that_it_takes(capsys: pytest.
 
 
 def test_an_unknown_experiment_is_named() -> None:
-    with pytest.raises(UserError, match="experiments: 'nothing' is unknown; use .*quick"):
+    with pytest.raises(UserError, match=r"experiments: 'nothing' is unknown; use .*quick"):
         sweep_config("nothing")

@@ -6,13 +6,13 @@ import altair as alt
 import pandas as pd
 
 from bnstudy.analysis.figures.arms import arm_colour
-from bnstudy.analysis.figures.figure import Chart, Figure, Layout, absent, arranged, data, title_lines
+from bnstudy.analysis.figures.figure import Chart, Figure, Layout, Panel, absent, arranged, data, title_lines
 from bnstudy.analysis.figures.panels import across, labels, panels_of, position
 from bnstudy.analysis.figures.subject import Subject, Tables
 from bnstudy.analysis.figures.theme import arm_label, ordered_arms
 from bnstudy.analysis.figures.units import amount, plural
 from bnstudy.analysis.statistics import mean_interval
-from bnstudy.batchnorm.conventions import CONVENTIONS
+from bnstudy.batchnorm.conventions import ARMS
 
 MOST_GROUPS, MOST_SIZES = 4, 3
 MODES = ("inference (own statistic)", "training mode (batch statistics)")
@@ -45,7 +45,9 @@ def curves_figure(tables: Tables, subject: Subject) -> Figure:
     groups = list(dict.fromkeys(rows["group"]))
     rows = rows[rows["group"].isin(groups[:MOST_GROUPS])]
     what = axis.column.replace("_", " ")
-    rows = rows.assign(size=[f"{what} {value:g}" for value in position(rows, axis.column)], order=position(rows, axis.column))
+    rows = rows.assign(
+        size=[f"{what} {value:g}" for value in position(rows, axis.column)], order=position(rows, axis.column)
+    )
     frame = _averaged(rows, _owned(owners), shown.name, shown.factor)
     if frame.empty:
         return absent(name, title, "metrics", "No convention of these runs has a record by epoch, so there are no curves.")
@@ -66,14 +68,16 @@ def curves_figure(tables: Tables, subject: Subject) -> Figure:
     spread = [amount(float(end) / shown.factor, shown, unit=False) for end in (last["mean"].min(), last["mean"].max())]
     caption = (
         f"{subject.split} {shown.label}{f' ({shown.level_unit})' if shown.level_unit else ''} at the end of each epoch with "
-        f"frozen weights: solid under the statistic that the convention stored, dashed under the batch's own as in training. "
+        f"frozen weights: solid under the statistic that the convention stored, dashed under the batch's, as in training. "
         f"Mean over {plural(int(seeds.max()), 'seed')}; bands are 95 % t intervals of the solid lines. Conventions that "
         f"normalise alike share their dashed line."
-        f"{' A baseline has one line.' if any(arm not in CONVENTIONS for arm in arms) else ''} "
+        f"{' A baseline has one line.' if any(arm not in ARMS for arm in arms) else ''} "
         f"Shown: {what} {', '.join(f'{size:g}' for size in sizes)}"
         f"{f', and {MOST_GROUPS} of {len(groups)} groups' if len(groups) > MOST_GROUPS else ''}; the data table has all."
     )
-    described = f"Line charts over {plural(epochs, 'epoch')}; after the last one, {shown.label} lies between {' and '.join(spread)}"
+    described = (
+        f"Line charts over {plural(epochs, 'epoch')}; after the last one, {shown.label} lies between {' and '.join(spread)}"
+    )
     return Figure(name, title, "metrics", draw, caption.capitalize()[:1] + caption[1:], f"{described} {shown.level_unit}.")
 
 
@@ -84,10 +88,7 @@ def _three(values: list[float]) -> list[float]:
 def _owned(owners: pd.DataFrame) -> pd.DataFrame:
     """Which statistic belongs to which arm of which job."""
     pairs = owners[["job", "convention", "norm"]].drop_duplicates()
-    own = [
-        CONVENTIONS[name].own_statistic if name in CONVENTIONS else "none" if name == "none" else "ema_unbiased"
-        for name in pairs["convention"]
-    ]
+    own = [ARMS[name].own_statistic if name in ARMS else "none" for name in pairs["convention"]]
     arm = pairs["convention"].where(pairs["norm"] == "batch", "norm=" + pairs["norm"].astype(str))
     parts = [pd.DataFrame({"job": pairs["job"], "convention": arm, "statistic": own, "mode": MODES[0]})]
     normal = pairs["norm"] == "batch"
@@ -108,7 +109,7 @@ def _averaged(rows: pd.DataFrame, owned: pd.DataFrame, metric: str, factor: floa
 
 def _panel(
     part: pd.DataFrame, size: str, group: str, arms: list[str], title: str, epochs: int, layout: Layout, columns: int
-) -> alt.LayerChart:
+) -> Panel:
     ticks = list(range(1, epochs + 1)) if epochs <= 10 else list(range(0, epochs + 1, max(1, -(-epochs // 50) * 5)))
     x = alt.X("epoch:Q", title="epoch", scale=alt.Scale(nice=False, zero=False),
               axis=alt.Axis(values=ticks, format="d", grid=False))  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from bnstudy.analysis.figures.figure import Chart, Figure, Layout, absent, arranged, data, title_lines
+from bnstudy.analysis.figures.figure import Chart, Figure, Layout, Panel, absent, arranged, data, title_lines
 from bnstudy.analysis.figures.panels import Across, across, labels, left_out, panels_of, position, seeds_phrase
 from bnstudy.analysis.figures.subject import Subject, Tables
 from bnstudy.analysis.figures.theme import INK, MUTED, TERM_COLOURS, arm_label, ordered_arms
@@ -37,7 +37,7 @@ def decomposition_figure(tables: Tables, subject: Subject, metric: str) -> Figur
     rows = summary[(summary["split"] == "train") & (summary["metric"] == metric)]
     terms = rows[rows["quantity"].isin(TERM_COLOURS) & rows["mean"].notna()]
     if terms.empty:
-        why = f"There are no terms of a gap in {shown.label}: it needs a network with BatchNorm whose seeds did not all diverge."
+        why = f"There are no terms of a gap in {shown.label}: that needs BatchNorm, and seeds that did not all diverge."
         return absent(name, title, "summary", why)
     axis = across(rows, subject.varying)
     frames = []
@@ -71,7 +71,7 @@ def decomposition_figure(tables: Tables, subject: Subject, metric: str) -> Figur
 
     caption = (
         f"Mean gap in {shown.label}{f' ({shown.unit})' if shown.unit else ''} on the training split over "
-        f"{seeds_phrase(terms['seeds'])}, split into four terms that add up to it ({_MEANING}). Terms above zero are stacked "
+        f"{seeds_phrase(terms['seeds'])}, in four terms that add up to it ({_MEANING}). Those above zero are stacked "
         f"upwards, those below downwards; the dot is their sum, the gap, with its 95 % interval. Panels of one row share a "
         f"scale. The split depends on the order of the path, which is the one listed."
         + left_out(bars["panel"].nunique(), MOST_GROUPS).replace("panels", "groups of panels")
@@ -91,7 +91,7 @@ def _extent(part: pd.DataFrame, total: pd.DataFrame) -> list[float]:
 def _panel(
     part: pd.DataFrame, total: pd.DataFrame, arm: str, label: str, axis: Across, ends: list[float], title: str,
     layout: Layout, columns: int,
-) -> alt.LayerChart:  # fmt: skip
+) -> Panel:  # fmt: skip
     x = alt.X("x:O", title=axis.title, axis=alt.Axis(labelAngle=0, format="~g", grid=False))
     scale = alt.Scale(domain=ends, nice=False)
     colour = alt.Color(
@@ -102,11 +102,17 @@ def _panel(
     bar = alt.Chart(data(part.drop(columns=["convention", "panel", "low", "high"]))).mark_bar(stroke=INK, strokeWidth=0.4)
     bar = bar.encode(x=x, y=alt.Y("mean:Q", title=title, stack="zero", scale=scale), color=colour, order="order:Q")
     base = alt.Chart(data(total[["x", "mean", "low", "high"]]))
-    rule = base.transform_filter("datum.low !== null").mark_rule(color=INK).encode(
-        x=x, y=alt.Y("low:Q", title=title, scale=scale), y2="high:Q"
+    rule = (
+        base.transform_filter("datum.low !== null")
+        .mark_rule(color=INK)
+        .encode(x=x, y=alt.Y("low:Q", title=title, scale=scale), y2="high:Q")
     )
-    dot = base.mark_point(filled=True, color=INK, size=22, opacity=1).encode(x=x, y=alt.Y("mean:Q", title=title, scale=scale))
-    zero = alt.Chart(alt.InlineData(values=[{"y": 0}])).mark_rule(color=MUTED).encode(y=alt.Y("y:Q", title=title, scale=scale))
+    dot = base.mark_point(filled=True, color=INK, size=22, opacity=1).encode(
+        x=x, y=alt.Y("mean:Q", title=title, scale=scale)
+    )
+    zero = (
+        alt.Chart(alt.InlineData(values=[{"y": 0}])).mark_rule(color=MUTED).encode(y=alt.Y("y:Q", title=title, scale=scale))
+    )
     width = layout.width(columns, 44 if columns > 1 else 62)
     return alt.layer(bar, zero, rule, dot).properties(
         title=title_lines(arm_label(arm), label), width=width, height=180 if columns > 1 else 150
@@ -116,5 +122,7 @@ def _panel(
 def _alt(terms: pd.DataFrame, axis: Across, metric: str) -> str:
     x = position(terms, axis.column)
     smallest = terms[x == x.min()].groupby("quantity", sort=False)["mean"].mean()
-    said = ", ".join(f"{term} {amount(float(smallest[term]), metric_of(metric))}" for term in TERM_COLOURS if term in smallest)
+    said = ", ".join(
+        f"{term} {amount(float(smallest[term]), metric_of(metric))}" for term in TERM_COLOURS if term in smallest
+    )
     return f"Stacked bars of the gap's four terms. At {axis.column.replace('_', ' ')} {x.min():g}, over all panels: {said}."

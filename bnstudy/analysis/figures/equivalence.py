@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from bnstudy.analysis.figures.figure import Chart, Figure, Layout, absent, arranged, data, title_lines
+from bnstudy.analysis.figures.figure import Chart, Figure, Layout, Panel, absent, arranged, data, title_lines
 from bnstudy.analysis.figures.panels import (
     MOST_PANELS,
     Across,
@@ -17,7 +17,7 @@ from bnstudy.analysis.figures.panels import (
     seeds_phrase,
 )
 from bnstudy.analysis.figures.subject import Subject, Tables
-from bnstudy.analysis.figures.theme import BAND, MUTED, NULL_ARM, NULL_REFERENCE, arm_label, arm_style, ordered_arms
+from bnstudy.analysis.figures.theme import BAND, MUTED, NULL_ARM, NULL_REFERENCE, arm_style, ordered_arms
 from bnstudy.analysis.figures.units import Metric, amount
 from bnstudy.analysis.statistics import VERDICTS
 
@@ -34,7 +34,9 @@ def equivalence_rows(contrasts: pd.DataFrame, subject: Subject) -> pd.DataFrame:
     null = (contrasts["arm"] == NULL_ARM) & (contrasts["reference"] == NULL_REFERENCE)
     family = contrasts["in_family"]
     if not family.any():
-        family = (contrasts["reference"] == "paper") & ~contrasts["arm"].str.startswith("norm=") & (contrasts["arm"] != NULL_ARM)
+        family = (
+            (contrasts["reference"] == "paper") & ~contrasts["arm"].str.startswith("norm=") & (contrasts["arm"] != NULL_ARM)
+        )
     return contrasts[asked & (family | null)]
 
 
@@ -67,7 +69,7 @@ def equivalence_figure(tables: Tables, subject: Subject) -> Figure:
 
     def draw(layout: Layout) -> Chart:
         panels = list(panels_of(frame))
-        columns = layout.columns(len(panels), 2)
+        columns = layout.columns(len(panels), 2 if len(panels) in (2, 4) else 3)
         shown = [_panel(part, frame, label, axis, subject, layout, columns) for label, part in panels]
         return arranged(shown, columns)
 
@@ -94,13 +96,17 @@ def equivalence_figure(tables: Tables, subject: Subject) -> Figure:
     return Figure(name, title, "contrasts", draw, caption, _alt(known, subject.metric))
 
 
+def _named(arm: str, reference: str) -> str:
+    return "null arm: rounding only" if arm == NULL_ARM and reference == NULL_REFERENCE else f"{arm} − {reference}"
+
+
 def _prepared(known: pd.DataFrame, axis: Across, subject: Subject) -> pd.DataFrame:
     factor = subject.metric.factor
     ends = ("difference", "ci_low", "ci_high", "equivalence_low", "equivalence_high")
     return pd.DataFrame(
         {
             "arm_name": known["arm"].astype(object),
-            "contrast": [f"{arm_label(row.arm)} − {row.reference}" for row in known.itertuples()],
+            "contrast": [_named(str(arm), str(other)) for arm, other in zip(known["arm"], known["reference"], strict=True)],
             "panel": labels(known, axis, subject.varying).astype(object),
             "x": position(known, axis.column),
             "verdict": known["verdict"].astype(object),
@@ -111,10 +117,12 @@ def _prepared(known: pd.DataFrame, axis: Across, subject: Subject) -> pd.DataFra
 
 def _panel(
     part: pd.DataFrame, frame: pd.DataFrame, label: str, axis: Across, subject: Subject, layout: Layout, columns: int
-) -> alt.LayerChart:
+) -> Panel:
     styles = {row.contrast: arm_style(str(row.arm_name))[0] for row in frame.itertuples()}
     ranks = ordered_arms(frame["arm_name"].tolist())
-    contrasts = list(frame.sort_values("arm_name", key=lambda names: names.map(ranks.index), kind="stable")["contrast"].unique())
+    contrasts = list(
+        frame.sort_values("arm_name", key=lambda names: names.map(ranks.index), kind="stable")["contrast"].unique()
+    )
     sizes = sorted(part["x"].unique())
     title = subject.metric.axis("difference")
     legend = alt.Legend(title=None, orient="top", columns=min(2, layout.legend_columns), direction="horizontal")
@@ -134,13 +142,21 @@ def _panel(
     base = alt.Chart(data(part.drop(columns=["panel", "arm_name"])))
     here = base.transform_filter("datum.ci_low !== null")
     thin = here.mark_rule(strokeWidth=1).encode(
-        x=alt.X("ci_low:Q", title=title), x2="ci_high:Q", y=y, yOffset=offset, color=colour
+        x=alt.X("ci_low:Q", title=title, axis=alt.Axis(tickCount=5)), x2="ci_high:Q", y=y, yOffset=offset, color=colour
     )
-    thick = base.transform_filter("datum.equivalence_low !== null").mark_rule(strokeWidth=3.2).encode(
-        x=alt.X("equivalence_low:Q", title=title), x2="equivalence_high:Q", y=y, yOffset=offset, color=colour
+    thick = (
+        base.transform_filter("datum.equivalence_low !== null")
+        .mark_rule(strokeWidth=3.2)
+        .encode(
+            x=alt.X("equivalence_low:Q", title=title, axis=alt.Axis(tickCount=5)),
+            x2="equivalence_high:Q",
+            y=y,
+            yOffset=offset,
+            color=colour,
+        )
     )
     dot = base.mark_point(filled=True, size=46, opacity=1).encode(
-        x=alt.X("difference:Q", title=title), y=y, yOffset=offset, color=colour, shape=shape
+        x=alt.X("difference:Q", title=title, axis=alt.Axis(tickCount=5)), y=y, yOffset=offset, color=colour, shape=shape
     )
     zero = alt.Chart(alt.InlineData(values=[{"x": 0}])).mark_rule(color=MUTED).encode(x="x:Q")
     layers: list[alt.Chart] = [zero, thin, thick, dot]

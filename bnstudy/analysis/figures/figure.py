@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -15,6 +14,7 @@ from altair.utils.schemapi import debug_mode
 from bnstudy.analysis.figures.theme import configuration
 
 Chart = alt.LayerChart | alt.ConcatChart | alt.Chart
+Panel = alt.LayerChart | alt.FacetChart
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,10 @@ def absent(name: str, title: str, table: str, why: str) -> Figure:
 def data(frame: pd.DataFrame) -> alt.InlineData:
     """Rows for a chart; what is not finite becomes null, which no mark is drawn for."""
     values = frame.astype(object).where(frame.notna() & ~frame.isin([float("inf"), float("-inf")]), None)
-    return alt.InlineData(values=values.to_dict("records"))
+    return alt.InlineData(values=[{str(key): value for key, value in row.items()} for row in values.to_dict("records")])
 
 
-def arranged(panels: Sequence[Any], columns: int) -> alt.ConcatChart:
+def arranged(panels: Sequence[Panel], columns: int) -> alt.ConcatChart:
     """Panels side by side under one legend, in the look of all figures."""
     chart: alt.ConcatChart = alt.concat(*panels, columns=columns).configure(**configuration())
     return chart

@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from bnstudy.analysis.figures.arms import arm_colour, arm_shape
-from bnstudy.analysis.figures.figure import Chart, Figure, Layout, absent, arranged, data, title_lines
+from bnstudy.analysis.figures.figure import Chart, Figure, Layout, Panel, absent, arranged, data, title_lines
 from bnstudy.analysis.figures.panels import (
     MOST_PANELS,
     Across,
@@ -56,15 +56,20 @@ def gap_figure(tables: Tables, subject: Subject, metric: str) -> Figure:
         panels = list(panels_of(frame))
         columns = layout.columns(len(panels), 2 if len(panels) in (2, 4) else 3)
         return arranged(
-            [_panel(part, label, axis, arms, shown.axis(f"gap in {shown.label}"), layout, columns) for label, part in panels],
+            [
+                _panel(part, label, axis, arms, shown.axis(f"gap in {shown.label}"), layout, columns)
+                for label, part in panels
+            ],
             columns,
         )
 
-    interval = " Bars are 95 % t intervals over seeds." if frame["low"].notna().any() else " With one seed there is no interval."
+    interval = (
+        " Bars are 95 % t intervals over seeds." if frame["low"].notna().any() else " With one seed there is no interval."
+    )
     caption = (
         f"Gap in {shown.label}{f' ({shown.unit})' if shown.unit else ''}: the value under each convention's own stored "
-        f"statistic less that under the batch's own, same weights, training split; 0 means that inference behaves as training "
-        f"did. Mean over {seeds_phrase(known['seeds'])}.{interval} Points are moved a little aside to keep them apart; every "
+        f"statistic less that under the batch's own, same weights, training split; at 0 inference behaves as training "
+        f"did. Mean over {seeds_phrase(known['seeds'])}.{interval} Points are moved a little aside to be told apart; every "
         f"panel has its own vertical scale.{f' {lost} diverged values are left out.' if lost else ''}"
         + left_out(frame["panel"].nunique(), MOST_PANELS)
     )
@@ -86,16 +91,16 @@ def _prepared(known: pd.DataFrame, axis: Across, subject: Subject, factor: float
     )
 
 
-def _panel(
-    part: pd.DataFrame, label: str, axis: Across, arms: list[str], title: str, layout: Layout, columns: int
-) -> alt.LayerChart:
+def _panel(part: pd.DataFrame, label: str, axis: Across, arms: list[str], title: str, layout: Layout, columns: int) -> Panel:
     x = alt.X("x:Q", scale=axis.scale(), axis=axis.axis())
     y = alt.Y("mean:Q", title=title, scale=alt.Scale(zero=True))
     colour, shape = arm_colour(arms, layout), arm_shape(arms, layout)
     base = alt.Chart(data(part.drop(columns=["convention", "panel"])))
     zero = alt.Chart(alt.InlineData(values=[{"y": 0}])).mark_rule(color=MUTED, strokeWidth=1).encode(y=alt.Y("y:Q"))
-    rule = base.transform_filter("datum.low !== null").mark_rule(strokeWidth=1.4).encode(
-        x=x, y=alt.Y("low:Q", title=title), y2="high:Q", color=colour
+    rule = (
+        base.transform_filter("datum.low !== null")
+        .mark_rule(strokeWidth=1.4)
+        .encode(x=x, y=alt.Y("low:Q", title=title), y2="high:Q", color=colour)
     )
     line = base.mark_line(strokeWidth=1.2, opacity=0.75).encode(x=x, y=y, color=colour)
     point = base.mark_point(filled=True, size=42, opacity=1).encode(x=x, y=y, color=colour, shape=shape)
@@ -110,7 +115,9 @@ def _alt(known: pd.DataFrame, axis: Across, metric: str) -> str:
     parts = []
     for end in dict.fromkeys((x.min(), x.max())):
         there = known[x == end]
-        spread = " to ".join(dict.fromkeys(amount(float(value), metric_of(metric)) for value in (there["mean"].min(), there["mean"].max())))
+        spread = " to ".join(
+            dict.fromkeys(amount(float(value), metric_of(metric)) for value in (there["mean"].min(), there["mean"].max()))
+        )
         parts.append(f"at {axis.column.replace('_', ' ')} {end:g} the gaps are {spread}")
     conventions = ", ".join(ordered_arms(known["convention"].tolist()))
     return f"Line chart of the gap in {metric_of(metric).label} for {conventions}: {'; '.join(parts)}."

@@ -5,8 +5,9 @@ from __future__ import annotations
 import altair as alt
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from bnstudy.analysis.figures.figure import Chart, Figure, Layout, absent, arranged, data, title_lines
+from bnstudy.analysis.figures.figure import Chart, Figure, Layout, Panel, absent, arranged, data, title_lines
 from bnstudy.analysis.figures.panels import MOST_PANELS, across, labels, left_out, panels_of
 from bnstudy.analysis.figures.subject import Subject, Tables
 from bnstudy.analysis.figures.theme import MUTED, SERIES, SHAPES
@@ -16,6 +17,9 @@ from bnstudy.batchnorm.conventions import CONVENTIONS
 
 POWERS = {"paper": 1, "consistent_unbiased": 0, "consistent_biased": 0, "inverted": -1}
 """By which power of c = m/(m-1) a convention's eval/train ratio is multiplied to give q."""
+LARGEST = 2.0**16
+"""Right end of the axis: beyond it q is 1 whatever m_eff is; where batch means hardly vary, m_eff has no end."""
+_SHORT = "datum.value < 100000 ? format(datum.value, '~g') : format(datum.value, '.2~s')"
 _NO_LAYERS = "No layer was probed in these runs (the `layers` table is absent or empty)."
 
 
@@ -36,7 +40,7 @@ def collapse_points(layers: pd.DataFrame) -> pd.DataFrame:
 
 
 def collapse_figure(tables: Tables, subject: Subject) -> Figure:
-    """Measured shift of the second moment of every layer, model and batch size against m_eff; all on one curve, if theory holds.
+    """Measured shift of the second moment of every layer, model and batch size against m_eff: one curve, if theory holds.
 
     Args:
         tables: needs `layers`.
@@ -57,82 +61,91 @@ def collapse_figure(tables: Tables, subject: Subject) -> Figure:
         return absent(name, title, "layers", "No probed layer has a finite ratio at a population statistic to show.")
     frame = _layer_means(usable, subject)
     groups = list(dict.fromkeys(frame["group"]))
-    ends = [max(1.02, float(frame["m_eff"].min()) / 1.3), float(frame["m_eff"].max()) * 1.3]
-    floor = 0.3 / (ends[1] - 1)  # a little below the line: what lies lower is noise about 0, and a logarithm has no 0
-    below = int((frame["excess"] <= floor).sum())
-    frame["shown"] = frame["excess"].clip(lower=floor)
-    frame["low"], frame["high"] = (frame[end].clip(lower=floor) for end in ("low", "high"))
+    ends = [max(1.02, float(frame["m_eff"].min()) / 1.3), min(float(frame["m_eff"].max()) * 1.3, LARGEST)]
+    beyond = int((frame["m_eff"] > ends[1]).sum())
+    frame["at"] = frame["m_eff"].clip(upper=ends[1])
     curve = np.geomspace(ends[0], ends[1], 60)
-    line = pd.DataFrame({"m_eff": curve, "shown": 1 / (curve - 1)})
+    line = pd.DataFrame({"at": curve, "q": 1 / (1 - 1 / curve)})
 
     def draw(layout: Layout) -> Chart:
         names = [convention for convention in POWERS if (frame["convention"] == convention).any()]
         columns = layout.columns(len(names), 2)
         return arranged(
-            [_collapse_panel(frame[frame["convention"] == one], line, one, groups, ends, floor, layout, columns) for one in names],
+            [_collapse_panel(frame[frame["convention"] == one], line, one, groups, ends, layout, columns) for one in names],
             columns,
         )
 
     seeds = int(usable.groupby(["convention", "layer"])["seed"].nunique().max())
-    error = np.abs(frame["excess"] - 1 / (frame["m_eff"] - 1)) / (1 + 1 / (frame["m_eff"] - 1))
+    error = np.abs(frame["q"] * (1 - 1 / frame["m_eff"]) - 1)
+    near, deeper = _percent(error[frame["first"]]), error[~frame["first"]]
+    far = f", {_percent(deeper)} in deeper ones" if len(deeper) else ""
     caption = (
         f"Second moment of the normalised activation at inference over that in training, for every layer, model and batch "
         f"size, under the population statistic of the kind that the convention stores (no moving average, no lag). Theory "
         f"gives q/c for paper, q for both consistent ones and c·q for inverted; each ratio is multiplied by the power of "
-        f"c = m/(m−1) in its panel's title, so that all points should fall on the line, q = 1/(1 − 1/m_eff), drawn as q − 1. "
+        f"c = m/(m−1) in its panel's title, so that all should fall on the line, q = 1/(1 − 1/m_eff). First layers (filled) "
+        f"have the same inputs in training and at inference; deeper ones (hollow) inherit what those before them shift. "
         f"Mean over {plural(seeds, 'seed')}; bars are 95 % "
-        f"{'t intervals over seeds' if seeds > 1 else 'intervals from the standard error of the probe'}. m_eff and the ratio "
-        f"come from different batches. Median distance from the line: {100 * float(error.median()):.2g} % of q."
-        f"{f' {below} points below the axis, some of them negative, stand at its lower edge, hollow.' if below else ''}"
+        f"{'t intervals over seeds' if seeds > 1 else 'intervals from the standard error of a probe'}. m_eff and the ratio "
+        f"come from different batches. Median distance from the line: {near} of q in first layers{far}."
+        f"{f' {beyond} points with a larger m_eff stand at the right edge.' if beyond else ''}"
         f"{f' {len(points) - len(usable)} rows without a finite value are left out.' if len(points) > len(usable) else ''}"
     )
     described = (
-        f"Scatter plot of {len(frame)} layer means against m_eff from {frame['m_eff'].min():.3g} to {frame['m_eff'].max():.3g}, "
-        f"with the predicted line; half of them lie within {100 * float(error.median()):.2g} % of it."
+        f"Scatter plot of {len(frame)} layer means, m_eff from {frame['m_eff'].min():.3g} to {frame['m_eff'].max():.3g}, "
+        f"with the predicted line; half of the first layers lie within {near} of it."
     )
     return Figure(name, title, "layers", draw, caption, described)
 
 
 def _layer_means(usable: pd.DataFrame, subject: Subject) -> pd.DataFrame:
     axis = across(usable, subject.varying)
-    usable = usable.assign(group=labels(usable, axis, subject.varying))
-    keys = ["convention", "group", axis.column, "layer", "m"]
+    first = usable["layer"] == usable.groupby("job")["layer"].transform("first")
+    usable = usable.assign(group=labels(usable, axis, subject.varying), first=first)
+    keys = ["convention", "group", axis.column, "layer", "m", "first"]
     found = []
     for values, part in usable.groupby(keys, sort=False, dropna=False):
         mean, low, high = (float(end[0]) for end in mean_interval(part[["q"]].to_numpy()))
         if len(part) == 1:
             half = 1.96 * float(part["q_se"].iloc[0])
             low, high = mean - half, mean + half
-        found.append((values[0], values[1], float(part["m_eff"].mean()), mean - 1, low - 1, high - 1))
-    return pd.DataFrame(found, columns=["convention", "group", "m_eff", "excess", "low", "high"])
+        found.append((values[0], values[1], values[-1], float(part["m_eff"].mean()), mean, low, high))
+    return pd.DataFrame(found, columns=["convention", "group", "first", "m_eff", "q", "low", "high"])
+
+
+def _percent(distances: pd.Series[float]) -> str:
+    return f"{100 * float(distances.median()):.2g} %"
 
 
 def _collapse_panel(
-    part: pd.DataFrame, line: pd.DataFrame, convention: str, groups: list[str], ends: list[float], floor: float,
+    part: pd.DataFrame, line: pd.DataFrame, convention: str, groups: list[str], ends: list[float],
     layout: Layout, columns: int,
-) -> alt.LayerChart:  # fmt: skip
+) -> Panel:  # fmt: skip
     power = {1: "ratio × c", 0: "ratio", -1: "ratio / c"}[POWERS[convention]]
-    x = alt.X("m_eff:Q", title="m_eff (independent samples)", scale=alt.Scale(type="log", base=2, domain=ends, nice=False),
-              axis=alt.Axis(values=_powers(*ends), format="~g", grid=True))  # fmt: skip
-    top = float(max(line["shown"].max(), part["shown"].max())) * 1.2
-    scale = alt.Scale(type="log", domain=[floor / 1.3, top], nice=False)
-    y = alt.Y("shown:Q", title=f"{power} − 1", scale=scale, axis=alt.Axis(format="~g", tickCount=5))
+    x = alt.X("at:Q", title="m_eff (independent samples)", scale=alt.Scale(type="log", base=2, domain=ends, nice=False),
+              axis=alt.Axis(values=_powers(*ends), labelExpr=_SHORT, grid=True))  # fmt: skip
+    scale = alt.Scale(zero=False, nice=True)
+    y = alt.Y("q:Q", title=power, scale=scale, axis=alt.Axis(format="~g", tickCount=5))
     colour = alt.Color(
         "group:N",
         scale=alt.Scale(domain=groups, range=[SERIES[i % len(SERIES)] for i in range(len(groups))]),
-        legend=alt.Legend(title=None, orient="top", columns=min(layout.legend_columns, 3), direction="horizontal", symbolLimit=24),
+        legend=alt.Legend(
+            title=None, orient="top", columns=min(layout.legend_columns, 3), direction="horizontal", symbolLimit=24
+        ),
     )
     shape = alt.Shape(
         "group:N", scale=alt.Scale(domain=groups, range=[SHAPES[i % len(SHAPES)] for i in range(len(groups))]), legend=None
     )
     theory = alt.Chart(data(line)).mark_line(color=MUTED, strokeWidth=1.5).encode(x=x, y=y)
     base = alt.Chart(data(part.drop(columns=["convention"])))
-    rule = base.transform_filter("datum.low !== null && datum.high > datum.low").mark_rule(opacity=0.55).encode(
-        x=x, y=alt.Y("low:Q", title=f"{power} − 1", scale=scale), y2="high:Q", color=colour
+    rule = (
+        base.transform_filter("datum.low !== null && datum.high > datum.low")
+        .mark_rule(opacity=0.55)
+        .encode(x=x, y=alt.Y("low:Q", title=power, scale=scale), y2="high:Q", color=colour)
     )
-    dot = base.transform_filter(f"datum.shown > {floor!r}").mark_point(filled=True, size=34, opacity=0.85)
-    edge = base.transform_filter(f"datum.shown <= {floor!r}").mark_point(filled=False, size=34)
-    marks = [mark.encode(x=x, y=y, color=colour, shape=shape) for mark in (dot, edge)]
+    deep = base.transform_filter("!datum.first").mark_point(filled=False, size=34)
+    dot = base.transform_filter("datum.first").mark_point(filled=True, size=34, opacity=0.85)
+    marks = [mark.encode(x=x, y=y, color=colour, shape=shape) for mark in (deep, dot)]
     return alt.layer(theory, rule, *marks).properties(
         title=title_lines(convention, f"{power} should be q"), width=layout.width(columns), height=220
     )
@@ -167,7 +180,10 @@ def effective_figure(tables: Tables, subject: Subject) -> Figure:
     once = usable.drop_duplicates(["job", "seed", "layer", axis.column])
     frame = once.groupby(["panel", "layer", "m"], sort=False)["m_eff"].mean().reset_index()
     frame["depth"] = frame.groupby("panel", sort=False)["layer"].transform(lambda layer: _depth(pd.factorize(layer)[0]))
-    ends = [float(min(frame["m"].min(), frame["m_eff"].min())) / 1.3, float(max(frame["m"].max(), frame["m_eff"].max())) * 1.3]
+    ends = [
+        float(min(frame["m"].min(), frame["m_eff"].min())) / 1.3,
+        float(max(frame["m"].max(), frame["m_eff"].max())) * 1.3,
+    ]
 
     def draw(layout: Layout) -> Chart:
         panels = list(panels_of(frame))
@@ -178,20 +194,22 @@ def effective_figure(tables: Tables, subject: Subject) -> Figure:
     caption = (
         f"Effective batch size m_eff of each BatchNorm layer against the nominal m, the values per channel in a batch; mean "
         f"over {plural(once['seed'].nunique(), 'seed')} and both training sides. On the grey "
-        f"diagonal m_eff = m, where Bessel's factor is exact; below it samples are correlated, above it they repel each other. "
+        f"diagonal m_eff = m, where Bessel's factor is exact; below it samples are correlated, above it they repel. "
         f"Colour runs from the first layer (blue) to the last (orange)." + left_out(frame["panel"].nunique(), MOST_PANELS)
     )
-    described = f"m_eff of {frame['layer'].nunique()} layers, from {share.min():.2g} to {share.max():.2g} times the nominal m."
+    described = (
+        f"m_eff of {frame['layer'].nunique()} layers, from {share.min():.2g} to {share.max():.2g} times the nominal m."
+    )
     return Figure(name, title, "layers", draw, caption, described)
 
 
-def _depth(code: np.ndarray) -> np.ndarray:
+def _depth(code: NDArray[np.intp]) -> NDArray[np.float64]:
     return code / max(int(code.max()), 1)
 
 
-def _effective_panel(part: pd.DataFrame, label: str, ends: list[float], layout: Layout, columns: int) -> alt.LayerChart:
+def _effective_panel(part: pd.DataFrame, label: str, ends: list[float], layout: Layout, columns: int) -> Panel:
     scale = alt.Scale(type="log", base=2, domain=ends, nice=False)
-    axis = alt.Axis(values=_powers(*ends), format="~g")
+    axis = alt.Axis(values=_powers(*ends), labelExpr=_SHORT)
     x = alt.X("m:Q", title="m (values per channel)", scale=scale, axis=axis)
     y = alt.Y("m_eff:Q", title="m_eff (independent samples)", scale=scale, axis=axis)
     names = part.sort_values("depth", kind="stable").drop_duplicates("layer")
@@ -200,7 +218,7 @@ def _effective_panel(part: pd.DataFrame, label: str, ends: list[float], layout: 
     colour = alt.Color("layer:N", scale=alt.Scale(domain=domain, range=colours), legend=None)
     same = alt.Chart(alt.InlineData(values=[{"m": end, "m_eff": end} for end in ends]))
     base = alt.Chart(data(part[["layer", "m", "m_eff"]]))
-    return (
+    panel: Panel = (
         alt.layer(
             same.mark_line(color=MUTED, strokeWidth=1.5, strokeDash=[4, 3]).encode(x=x, y=y),
             base.mark_line(strokeWidth=1, opacity=0.7).encode(x=x, y=y, color=colour),
@@ -209,6 +227,7 @@ def _effective_panel(part: pd.DataFrame, label: str, ends: list[float], layout: 
         .properties(title=title_lines(label), width=layout.width(columns), height=layout.width(columns) * 3 // 4)
         .resolve_scale(color="independent")
     )
+    return panel
 
 
 def _between(share: float) -> str:

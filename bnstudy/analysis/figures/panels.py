@@ -33,7 +33,7 @@ class Across:
 
     @property
     def kind(self) -> str:
-        """"log2" for batch sizes, "log10" for what spans more than a decade, else "linear"."""
+        """Which scale: "log2" for batch sizes, "log10" for what spans a decade or more, else "linear"."""
         if self.column in _SIZES:
             return "log2"
         return "log10" if self.values and self.values[0] > 0 and self.values[-1] / self.values[0] >= 10 else "linear"

@@ -57,8 +57,24 @@ def configuration() -> dict[str, Any]:
         "padding": 4,
         "view": {"stroke": None},
         "concat": {"spacing": 22},
-        "axis": text | {"gridColor": GRID, "domainColor": MUTED, "tickColor": MUTED, "labelOverlap": True, "titlePadding": 6},
+        "axis": text
+        | {
+            "gridColor": GRID,
+            "domainColor": MUTED,
+            "tickColor": MUTED,
+            "labelOverlap": True,
+            "labelSeparation": 8,
+            "titlePadding": 6,
+        },
         "axisY": {"minExtent": 34},
-        "legend": text | {"labelLimit": 0, "symbolSize": 60, "symbolOpacity": 1, "labelColor": INK, "offset": 10, "columnPadding": 40},
-        "title": {"color": INK, "subtitleColor": MUTED, "fontSize": 12, "subtitleFontSize": 11, "anchor": "start", "offset": 8},
+        "legend": text
+        | {"labelLimit": 0, "symbolSize": 60, "symbolOpacity": 1, "labelColor": INK, "offset": 10, "columnPadding": 40},
+        "title": {
+            "color": INK,
+            "subtitleColor": MUTED,
+            "fontSize": 12,
+            "subtitleFontSize": 11,
+            "anchor": "start",
+            "offset": 8,
+        },
     }

@@ -50,7 +50,7 @@ def null_arm_warning(tables: Tables, subject: Subject) -> str | None:
     if wrong.empty:
         size = float(rows["difference"].abs().max())
         return (
-            f"The null arm, one function computed in two ways, differs from its twin by at most {amount(size, subject.metric)} "
+            f"The null arm, one function computed in two ways, is off its twin by {amount(size, subject.metric)} at most "
             f"in {plural(len(rows), 'comparison')}, and none is called different: differences of that size are rounding."
         )
     return (
@@ -87,7 +87,9 @@ def _pairs(rows: pd.DataFrame) -> str:
     references = list(dict.fromkeys(rows["reference"]))
     if len(references) == 1:
         return f"{listed(list(dict.fromkeys(rows['arm'])))} against {references[0]}"
-    return listed([f"{arm} against {reference}" for arm, reference in dict.fromkeys(zip(rows["arm"], rows["reference"], strict=True))])
+    return listed(
+        [f"{arm} against {reference}" for arm, reference in dict.fromkeys(zip(rows["arm"], rows["reference"], strict=True))]
+    )
 
 
 def _verdicts(rows: pd.DataFrame, subject: Subject) -> str:
@@ -111,7 +113,11 @@ def _verdicts(rows: pd.DataFrame, subject: Subject) -> str:
     else:
         lead = "The study does not settle its question"
     declared = bool(rows["in_family"].any())
-    how = f"Holm-adjusted over the family at α = {subject.alpha:g}" if declared else "exploratory, unadjusted: no family was declared"
+    how = (
+        f"Holm-adjusted over the family at α = {subject.alpha:g}"
+        if declared
+        else "exploratory, unadjusted: no family was declared"
+    )
     return (
         f"{lead}: of {plural(len(rows), 'declared comparison' if declared else 'comparison')} of {subject.what} "
         f"({_pairs(rows)}), {listed(said)} ({how}; {seeds_phrase(rows.loc[rows['n'] > 0, 'n'])})."
@@ -162,7 +168,7 @@ def _open(rows: pd.DataFrame, subject: Subject) -> str:
     if finite.empty:
         return "How many seeds would settle the inconclusive ones cannot be said from these runs."
     return (
-        f"To settle the inconclusive ones at the margin of ±{amount(subject.margin, subject.metric)} with {power} would take "
+        f"To settle the inconclusive ones at ±{amount(subject.margin, subject.metric)} with {power} would take "
         f"{_count(finite.min())} to {_count(finite.max())} seeds, median {_count(finite.median())}, by the spread seen here."
     )
 
@@ -193,7 +199,7 @@ def _too_few(rows: pd.DataFrame, subject: Subject) -> list[str]:
 def _nothing_compared(tables: Tables, subject: Subject) -> list[str]:
     owners = tables.get("generalisation", pd.DataFrame())
     arms = [] if owners.empty else sorted(
-        {name if norm == "batch" else f"norm={norm}" for name, norm in zip(owners["convention"], owners["norm"], strict=True)}
+        {name if norm == "batch" else f"norm={norm}" for name, norm in owners[["convention", "norm"]].to_numpy()}
     )  # fmt: skip
     conventions = [arm for arm in arms if arm in CONVENTIONS]
     if not arms:

@@ -48,7 +48,9 @@ def notices(tables: Tables, provenance: Mapping[str, Any], subject: Subject) -> 
         told.append(null)
     planned = {job for cell in provenance.get("cells") or [] for job in cell.get("jobs", [])}
     if found.missing or found.failed:
-        parts = [f"{len(found.missing)} missing"] * bool(found.missing) + [f"{len(found.failed)} failed"] * bool(found.failed)
+        parts = [f"{len(found.missing)} missing"] * bool(found.missing) + [f"{len(found.failed)} failed"] * bool(
+            found.failed
+        )
         total = f" of {len(planned)}" if planned else ""
         told.append(
             f"This report is partial: {' and '.join(parts)}{total} jobs. It shows what is there; every one that is not is "
@@ -73,10 +75,14 @@ def notices(tables: Tables, provenance: Mapping[str, Any], subject: Subject) -> 
     absent = [name for name in _EXPECTED if name not in tables or tables[name].empty]
     if absent:
         names = ", ".join(absent)
-        told.append(f"No rows in: {names}. What would be drawn or told from {'it' if len(absent) == 1 else 'them'} is left out.")
+        told.append(
+            f"No rows in: {names}. What would be drawn or told from {'it' if len(absent) == 1 else 'them'} is left out."
+        )
     declared = (provenance.get("declared") or {}).get("metric")
     if declared and declared != subject.metric.name:
-        told.append(f"The declared metric, {declared}, was not measured in these runs; {subject.metric.label} stands in for it.")
+        told.append(
+            f"The declared metric, {declared}, was not measured in these runs; {subject.metric.label} stands in for it."
+        )
     return told
 
 

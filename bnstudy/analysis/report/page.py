@@ -30,13 +30,15 @@ def html(content: Content) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html.j2").render(
         **_shared(content),
-        figures=[asdict(figure) | {"wide": Markup(figure.wide), "narrow": Markup(figure.narrow)} for figure in content.figures],  # noqa: S704
+        figures=[
+            asdict(figure) | {"wide": Markup(figure.wide), "narrow": Markup(figure.narrow)} for figure in content.figures
+        ],
         sheets=content.sheets,
         sheet_names={sheet.name for sheet in content.sheets},
         papers=list(content.papers),
-        script=Markup(script),  # noqa: S704
+        script=Markup(script),
         script_hash=digest,
-        style=Markup(style),  # noqa: S704
+        style=Markup(style),
     )
 
 
@@ -46,7 +48,11 @@ def markdown(content: Content, summary: pd.DataFrame | None) -> str:
     for sheet in content.sheets:
         if sheet.name == "contrasts":
             frame = pd.DataFrame([[cell.text for cell in row] for row in sheet.rows], columns=pd.Index(sheet.columns))
-            cut = f" The first {len(sheet.rows)} of {sheet.total} rows; all are in {sheet.file}." if sheet.total > len(frame) else ""
+            cut = (
+                f" The first {len(sheet.rows)} of {sheet.total} rows; all are in {sheet.file}."
+                if sheet.total > len(frame)
+                else ""
+            )
             printed.append((sheet.title, sheet.note + cut, _table(frame)))
     if summary is not None and len(summary):
         for title, frame in printed_tables(summary):
@@ -76,6 +82,10 @@ def _table(frame: pd.DataFrame) -> str:
 
 def _environment(escape: bool) -> Environment:
     # What is not escaped is style and Markdown; Markdown escapes in its own way.
-    return Environment(  # noqa: S701
-        loader=FileSystemLoader(_TEMPLATES), autoescape=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    return Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=escape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )

@@ -72,7 +72,7 @@ def _contrast_sheets(contrasts: pd.DataFrame, subject: Subject) -> list[Sheet | 
     rest = pd.concat([_by_cell(part, _cell_columns(rest, subject)) for part in (rest[asked], rest[~asked])])
     level = f"{100 * (1 - subject.alpha):g} %"
     return [
-        _contrasts("contrasts", "Declared comparisons", f"The family declared before the run. Differences are arm − reference "
+        _contrasts("contrasts", "Declared comparisons", f"The family declared before the run. Differences: arm − reference "
                    f"in {subject.what}, paired over seeds; {level} t intervals; p-values are Holm's.", family, subject),
         _contrasts("exploratory", "Other comparisons", "Exploratory: nothing is adjusted, and a verdict here is a hint.",
                    rest, subject),
@@ -101,8 +101,8 @@ def _contrasts(name: str, title: str, note: str, rows: pd.DataFrame, subject: Su
             _value(row["n"]), _value(row["diverged"] + row["missing"]), _value(row["verdict"]),
         ])  # fmt: skip
     unit = f" ({subject.metric.unit})" if family and subject.metric.unit else ""
-    heads = [*(_head(key) for key in keys), f"difference{unit}", "interval", "p", "p equivalence", "detectable", "seeds needed",
-             "seeds", "lost", "verdict"]  # fmt: skip
+    heads = [*(_head(key) for key in keys), f"difference{unit}", "interval", "p", "p equivalence", "detectable",
+             "seeds needed", "seeds", "lost", "verdict"]  # fmt: skip
     return Sheet(name, title, note, heads, body, len(rows), "contrasts.parquet")
 
 
@@ -122,9 +122,11 @@ def _summary_sheet(summary: pd.DataFrame, subject: Subject) -> Sheet | None:
         by = {str(row["quantity"]): row for row in part.to_dict("records")}
         numbers = [_mean(by.get(quantity), metric) for quantity in ("own", "gap", *TERMS)]
         counts = [int(part["seeds"].max()), int(part["diverged"].max())]
-        body.append([*(_value(value) for value in values[:-1]), _value(metric.label), *numbers, *(_value(n) for n in counts)])
+        body.append(
+            [*(_value(value) for value in values[:-1]), _value(metric.label), *numbers, *(_value(n) for n in counts)]
+        )
     note = (
-        "Mean ± half the 95 % t interval over seeds. The metric is that of the test split at inference; the gap and its terms, "
+        "Mean ± half the 95 % t interval over seeds. The metric is the test split's at inference; the gap and its terms, "
         "which add up to it, are those of the training split. Accuracy in %, its differences in pp."
     )
     heads = [*(_head(key) for key in cells), "arm", "metric", "at inference", "gap", *TERMS, "seeds", "diverged"]
@@ -134,7 +136,16 @@ def _summary_sheet(summary: pd.DataFrame, subject: Subject) -> Sheet | None:
 def _layer_sheet(layers: pd.DataFrame, subject: Subject) -> Sheet | None:
     if layers.empty:
         return None
-    numbers = ["m", "m_eff", "train_moment", "eval_moment", "ratio", "predicted_ratio", "std_discrepancy", "mean_discrepancy"]
+    numbers = [
+        "m",
+        "m_eff",
+        "train_moment",
+        "eval_moment",
+        "ratio",
+        "predicted_ratio",
+        "std_discrepancy",
+        "mean_discrepancy",
+    ]
     cells = _cell_columns(layers, subject)
     keys = [*cells, "normalize", "layer", "statistic"]
     means = layers.groupby(keys, sort=False, dropna=False)[[name for name in numbers if name in layers]].mean().reset_index()
@@ -194,8 +205,9 @@ def _value(value: Any) -> Cell:
     if isinstance(value, int | np.integer):
         return Cell(str(value), float(value))
     if isinstance(value, float | np.floating):
-        text = f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
-        return Cell(text.replace("-", "−", 1) if text.startswith("-") else text, float(value))
+        real = float(value)
+        text = f"{real:.0f}" if real.is_integer() and abs(real) < 1e15 else f"{real:.4g}"
+        return Cell(text.replace("-", "−", 1) if text.startswith("-") else text, real)
     return Cell(str(value))
 
 

@@ -28,6 +28,7 @@ from bnstudy.training.config import EngineConfig
 _POLL = 0.5  # seconds between two looks for results, which are files
 _ASK = 5.0  # seconds between two questions to Slurm's controller
 _ARRAY = 1000  # tasks of one array; Slurm's MaxArraySize is 1001 unless a site changes it
+_GRACE = 2.0  # seconds in which cancelled jobs may let go of their claims
 _ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "DEADLINE", "OUT_OF_MEMORY"}
 _ENDED |= {"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "REVOKED"}  # unless Slurm requeues the task
 
@@ -216,8 +217,8 @@ def _states(name: str) -> dict[str, tuple[str, str]] | None:
 
 def _cancel(name: str) -> None:
     """Cancel all that this run has submitted, and give running tasks a moment to let go of their claims."""
+    patience = time.monotonic() + _GRACE
     _call("scancel", "--me", "--name", name)
-    patience = time.monotonic() + 3
     while time.monotonic() < patience:
         states = _states(name)
         if states is None or all(state in _ENDED for state, _ in states.values()):

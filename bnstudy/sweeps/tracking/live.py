@@ -97,7 +97,10 @@ class Mirror:
         begun = time.monotonic()
         with contextlib.suppress(OSError):
             process.stdin.close()
-        ended = self._listen(process)
+        try:
+            ended = self._listen(process)
+        except KeyboardInterrupt:
+            ended, self.problem = True, self.problem or "the mirror was interrupted"
         self.stop()
         if not ended:
             self.problem = self.problem or f"the mirror gave no sign of life for {PATIENCE:.0f} s"

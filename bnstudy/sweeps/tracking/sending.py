@@ -154,7 +154,7 @@ def _listen(process: subprocess.Popen[bytes], files: Sequence[Path], heard: Call
     """Read what a process says until it ends (True) or says nothing new for too long (False)."""
     assert process.stdout is not None
     said: set[str] = set()
-    reason, rest, arrived = "it was not taken", b"", 0
+    reason, rest, arrived = "it did not take them; is the key one of its own?", b"", 0
     latest = time.monotonic()
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
@@ -167,7 +167,7 @@ def _listen(process: subprocess.Popen[bytes], files: Sequence[Path], heard: Call
                     if line not in said:  # an error repeated at every retry is no progress
                         said.add(line)
                         latest = time.monotonic()
-                    if "error" in line.lower() and "logs at" not in line:
+                    if "error" in line.lower() and "logs at" not in line and "no message" not in line:
                         reason = line.removeprefix("Error: ").rstrip(".")
             if (now := sum(_marker(file).exists() for file in files)) > arrived:
                 arrived, latest = now, time.monotonic()

@@ -86,6 +86,7 @@ def _write(batch: Sequence[MirroredRun], root: Path) -> list[tuple[str, str]]:
             silent=True,
             host="",  # nobody's business, as in our own records
             init_timeout=20.0,
+            symlink=False,  # three a run, for the latest one only
             disable_git=True,
             disable_code=True,
             disable_job_creation=True,
