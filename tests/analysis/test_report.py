@@ -196,7 +196,7 @@ def test_inconclusive_is_said_with_the_seeds_it_would_take() -> None:
     text = said(study(margin=0.0005, effect=0.0))
     assert text.startswith("The study does not settle its question: of 9 declared comparisons")
     assert "9 are inconclusive" in text
-    assert re.search(r"would take \d+ to [\d,]+ seeds, median \d+", text)
+    assert re.search(r"would take \d+ to [\d,]+ \(median \d+\) seeds", text)
 
 
 def test_all_equivalent_is_said_with_the_margin() -> None:

@@ -96,9 +96,10 @@ def _verdicts(rows: pd.DataFrame, subject: Subject) -> str:
     counts = {str(name): int(count) for name, count in rows["verdict"].value_counts().items()}
     settled = len(rows) - counts.get("inconclusive", 0)
     margin = f" within ±{amount(subject.margin, subject.metric)}" if subject.margin is not None else ""
+    than = f" than the margin of {amount(subject.margin, subject.metric)}" if subject.margin is not None else ""
     words = {
         "different": ("differs", "differ"),
-        "different but negligible": (f"differs, but by less than the margin{margin and f' of {margin[9:]}'}",) * 2,
+        "different but negligible": (f"differs, but by less{than}", f"differ, but by less{than}"),
         "equivalent": (f"is equivalent{margin}", f"are equivalent{margin}"),
         "identical": ("is identical", "are identical"),
         "inconclusive": ("is inconclusive", "are inconclusive"),
@@ -167,9 +168,11 @@ def _open(rows: pd.DataFrame, subject: Subject) -> str:
     finite = needed[np.isfinite(needed)]
     if finite.empty:
         return "How many seeds would settle the inconclusive ones cannot be said from these runs."
+    least, most = _count(finite.min()), _count(finite.max())
+    seeds = least if least == most else f"{least} to {most} (median {_count(finite.median())})"
     return (
         f"To settle the inconclusive ones at ±{amount(subject.margin, subject.metric)} with {power} would take "
-        f"{_count(finite.min())} to {_count(finite.max())} seeds, median {_count(finite.median())}, by the spread seen here."
+        f"{seeds} seeds, by the spread seen here."
     )
 
 
