@@ -96,6 +96,7 @@ def study_contrasts(
     cell = [
         column for column in map(str, frame) if column not in ("convention", "seed", "metric", "statistic", "split", "value")
     ]
+    frame = frame.sort_values(cell, kind="stable")  # gaps come in the order of their jobs' names
     measured = set(frame["metric"])
     metric = family.metric or ("accuracy" if "accuracy" in measured or not measured & {"r2"} else "r2")
     usable = metric in measured and bool(family.contrasts)
