@@ -17,7 +17,8 @@ TINY = ("model.width=8", "model.depth=1", "epochs=1", "dataset.train_size=200", 
 def untracked(arguments: Sequence[str]) -> list[str]:
     """Arguments without tracking and report, unless they speak of them: both have tests of their own, and cost seconds."""
     given = {argument.partition("=")[0] for argument in arguments}
-    added = {"tracking": "disabled", "report": "false"} if arguments[:1] == ("run",) else {}
+    trains = arguments[:1] == ("run",) and "--cfg" not in arguments
+    added = {"tracking": "disabled", "report": "false"} if trains else {}
     return [*arguments, *(f"{key}={value}" for key, value in added.items() if key not in given)]
 
 
