@@ -17,7 +17,10 @@ from bnstudy.errors import UserError
 from bnstudy.sweeps.store import Record, Store, is_done
 from bnstudy.sweeps.tracking.record import MirroredRun, run_id, short
 
-_PRIVATE = ("name", "seeds", "study", "engine", "tracking", "output_dir", "results_dir", "retry_failed", "replicas")
+_PRIVATE = (
+    *("name", "scale", "study", "seeds", "replicas", "engine", "tracking"),
+    *("output_dir", "results_dir", "retry_failed", "report"),
+)
 """Keys that say nothing of a run; `engine` may hold a user's shell lines."""
 _RENAMED = {
     "dataset_name": "dataset",
@@ -111,6 +114,7 @@ class StudyMirror:
                         history=history,
                         summary=summary,
                         tables={"layers": _rows(layers)} if leads and len(layers) else {},
+                        bars=_bars(gaps, layers, len(record["seeds"])) if leads else {},
                     )
                 )
         return found
@@ -210,6 +214,23 @@ def _gap_terms(gaps: pd.DataFrame) -> dict[str, Any]:
 
 def _differences(generalisation: pd.DataFrame) -> dict[str, Any]:
     return {f"generalisation/{row['metric']}": float(row["gap"]) for row in generalisation.to_dict("records")}
+
+
+def _bars(gaps: pd.DataFrame, layers: pd.DataFrame, seeds: int) -> dict[str, tuple[str, list[list[Any]]]]:
+    """A training's figures, means over the seeds of one job: what its gaps consist of, what its batches are worth.
+
+    The study's own figures stand in its report; these are what W&B can draw by itself.
+    """
+    found = {}
+    for metric, rows in gaps[gaps["split"] == "train"].groupby("metric"):
+        means = rows.groupby("convention", sort=False)[list(TERMS)].mean()
+        bars = [[f"{name} {term}", float(means.loc[name, term])] for name in means.index for term in TERMS]
+        found[f"figures/decomposition/{metric}"] = (f"Gap in {metric}, train split, mean over {seeds} seeds", bars)
+    if len(layers):
+        worth = layers.groupby("layer", sort=False)["m_eff"].mean()
+        bars = [[str(layer), float(value)] for layer, value in worth.items()]
+        found["figures/m_eff"] = (f"Independent samples a batch is worth, mean over {seeds} seeds", bars)
+    return found
 
 
 def _rows(table: pd.DataFrame) -> tuple[list[str], list[list[Any]]]:

@@ -52,8 +52,8 @@ def same(left: Any, right: Any) -> bool:
 
 
 def of_table(key: str) -> bool:
-    """Whether a key is W&B's reference to the logged table, not a number."""
-    return key.partition(".")[0] == "layers"
+    """Whether a key is W&B's reference to a logged table or a figure's table, not a number."""
+    return key.partition(".")[0] == "layers" or key.startswith("figures/")
 
 
 def test_wandbs_own_reader_gives_back_config_history_and_summary_to_the_last_digit(study: StudyMirror) -> None:
@@ -117,6 +117,19 @@ def test_one_run_of_a_training_carries_the_table_of_layers(study: StudyMirror) -
     assert {"layer", "statistic", "ratio", "predicted_ratio"} <= set(columns)
     assert len(rows) == len(study.store.table(study.jobs()[0], "layers"))
     assert any(key.startswith("layers/") and key.endswith("/ratio") for key in carrying[0].summary)
+
+
+def test_the_same_run_carries_figures_whose_bars_add_up_to_the_gaps(study: StudyMirror) -> None:
+    job = study.jobs()[0]
+    carrying = next(run for run in study.runs(job) if run.bars)
+    bars = dict(carrying.bars["figures/decomposition/loss"][1])
+    gaps = [run.summary["decomposition/train/loss/gap"] for run in study.runs(job) if run.job_type == "paper"]
+    terms = [value for label, value in bars.items() if label.startswith("paper ")]
+    assert math.isclose(sum(terms), sum(gaps) / len(gaps), abs_tol=1e-12)
+    assert len(carrying.bars["figures/m_eff"][1]) == study.store.table(job, "layers")["layer"].nunique()
+    file = next(path for path in run_files(study.store.root, "tiny") if carrying.id in path.name)
+    drawn = {key for row in read_run(file).history for key in row if key.startswith("figures/")}
+    assert {key.partition("_table")[0] for key in drawn} == set(carrying.bars)
 
 
 def test_writing_twice_writes_nothing_and_new_content_replaces_old(study: StudyMirror) -> None:

@@ -27,6 +27,7 @@ class MirroredRun:
         history: a row an epoch, with `epoch` and `step`.
         summary: the last row, the decomposition of the gap and every statistic's metrics.
         tables: columns and rows by key, on one run of a training only.
+        bars: title and [label, value] rows of bar charts by key, on that run only.
     """
 
     id: str
@@ -38,6 +39,7 @@ class MirroredRun:
     history: list[dict[str, Any]]
     summary: dict[str, Any]
     tables: dict[str, tuple[list[str], list[list[Any]]]] = field(default_factory=dict)
+    bars: dict[str, tuple[str, list[list[Any]]]] = field(default_factory=dict)
 
     def digest(self) -> str:
         """Hash of all content: a run is written again where it differs from what was written before."""

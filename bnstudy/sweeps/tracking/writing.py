@@ -136,6 +136,9 @@ def _log(run: MirroredRun, opened: Any, wandb: Any) -> None:
     opened.summary.update({key: _encoded(value) for key, value in run.summary.items()})
     for key, (columns, rows) in run.tables.items():
         opened.log({key: wandb.Table(columns=columns, data=rows)})
+    for key, (title, rows) in run.bars.items():
+        table = wandb.Table(columns=["label", "value"], data=rows)
+        opened.log({key: wandb.plot.bar(table, "label", "value", title=title)})
 
 
 def _encoded(value: Any) -> Any:
