@@ -11,6 +11,7 @@ import pandas as pd
 from bnstudy.analysis.schemas import OPTIONAL, TABLES, checked
 from bnstudy.analysis.summary import printed_tables
 from bnstudy.analysis.tables import recorded_study, study_tables
+from bnstudy.analysis.verdicts import declared_family
 from bnstudy.atomic import atomic_file
 from bnstudy.errors import UserError
 from bnstudy.sweeps.store import LAYOUT, Record, Store, is_done, read_json, write_json
@@ -98,7 +99,7 @@ def reported(name: str, results_dir: Path | str, output_dir: Path | str) -> tupl
     tables = load(name, results_dir, output_dir)
     path = Path(results_dir) / name / "provenance.json"
     provenance = read_json(path)
-    if provenance is None:
+    if provenance is None or not all(provenance.get(key) for key in ("sources", "versions", "machines", "command")):
         raise UserError(f"{path}: damaged; run the study again, or take the file from where these results came from")
     return tables, provenance
 
@@ -114,6 +115,7 @@ def provenance_of(store: Store, name: str) -> Record:
         "study": name,
         "command": study["command"],
         "declared": study["study_fields"],
+        "comparisons": declared_family(study["study_fields"], study["cells"]).size,
         "sources": _distinct(record["source"] for record in done),
         "versions": _distinct(record["versions"] for record in done),
         "machines": _distinct(record["machine"] | {"threads": record["threads"]} for record in done),

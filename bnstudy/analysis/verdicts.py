@@ -11,11 +11,14 @@ import pandas as pd
 from bnstudy.analysis.cells import cell_columns, convention_of
 from bnstudy.analysis.contrasts import contrast_table
 from bnstudy.analysis.families import Family, pairs_of
+from bnstudy.batchnorm.conventions import ARMS
 from bnstudy.errors import UserError
 from bnstudy.training.config import StudyConfig
 
 QUANTITIES = ("own", "batch", "gap")
 """What is compared: a metric under each convention's own statistic, under the batch's, and own − batch."""
+BASELINES = ("norm=group", "norm=layer", "norm=none")
+"""Arms without BatchNorm."""
 _ARMS = ("norm", "normalize")
 """Columns that tell arms apart rather than cells."""
 
@@ -52,7 +55,9 @@ def declared_family(study: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]
     for cell in cells:
         arms.setdefault(keys[cell["training"]], set()).add(_arm(convention_of(cell["fields"]), cell["fields"]["model.norm"]))
     try:
-        pairs = pairs_of(study["contrasts"])
+        pairs = list(dict.fromkeys(pairs_of(study["contrasts"])))
+        if strange := [arm for pair in pairs for arm in pair if arm not in ARMS and arm not in BASELINES]:
+            raise UserError(f"contrasts: {strange[0]!r} is no arm; use {', '.join([*ARMS, *BASELINES])}")
         family = Family(
             metric=study["metric"] or "",
             margin=study["margin"],

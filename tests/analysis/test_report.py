@@ -192,6 +192,17 @@ def test_without_a_margin_the_answer_says_that_nothing_can_be_equivalent() -> No
     assert "would be found with 80 % power" in text
 
 
+def test_a_partial_study_is_not_said_to_be_settled() -> None:
+    tables, provenance = study(margin=0.5, effect=0.0)
+    whole, part = (said((tables, provenance | {"comparisons": count})) for count in (9, 24))
+    assert "of 9 declared comparisons" in whole
+    assert "no run yet" not in whole
+    assert "of 24 declared comparisons" in part
+    assert "15 have no run yet" in part
+    assert "makes no difference" not in part
+    assert "Every comparison is settled" not in part
+
+
 def test_inconclusive_is_said_with_the_seeds_it_would_take() -> None:
     text = said(study(margin=0.0005, effect=0.0))
     assert text.startswith("The study does not settle its question: of 9 declared comparisons")
@@ -250,7 +261,7 @@ def test_a_metric_that_was_not_measured_is_told() -> None:
 
 
 def test_a_null_arm_that_looks_different_warns_against_every_verdict() -> None:
-    assert "none is called different" in noticed(*with_null_arm(study(margin=0.005)))
+    assert "is never called different from its twin" in noticed(*with_null_arm(study(margin=0.005)))
     broken = noticed(*with_null_arm(study(margin=0.005), 0.02, "different"))
     assert broken.startswith("Do not trust these verdicts: the null arm")
 

@@ -76,3 +76,10 @@ def test_a_study_none_of_whose_jobs_is_done_is_told(tmp_path: Path, store: Store
     assert study is not None
     write_json(copy.studies / "tiny.json", study)
     assert refusal("tiny", tmp_path, copy.root).startswith("tiny: none of its jobs is done")
+
+
+def test_provenance_without_its_facts_is_damaged(results: Path, tmp_path: Path) -> None:
+    path = results / "tiny" / "provenance.json"
+    for content in ("{}", '{"command": "x", "sources": [], "versions": [{}], "machines": [{}]}'):
+        path.write_text(content)
+        assert refusal("tiny", results, tmp_path / "nothing").startswith(f"{path}: damaged")

@@ -102,6 +102,11 @@ def test_the_size_of_the_family_counts_the_cells_declared() -> None:
     assert declared_family(study, cells).size == 2
 
 
+def test_a_contrast_given_twice_counts_once() -> None:
+    cells = recorded(tiny("paper"), tiny("inverted"))
+    assert declared_family(dataclasses.asdict(StudyConfig(contrasts=["inverted", "inverted"])), cells).size == 1
+
+
 def test_an_arm_that_no_cell_has_is_not_waited_for() -> None:
     cells = recorded(tiny("paper"), tiny("inverted"))
     assert [tuple(pair) for pair in declared_family(dataclasses.asdict(StudyConfig()), cells).contrasts] == [
@@ -116,6 +121,8 @@ def test_an_arm_that_no_cell_has_is_not_waited_for() -> None:
         ({"alpha": 0.7}, r"study.alpha: 0.7 cannot be used"),
         ({"split": "validation"}, r"study.split: 'validation' is unknown; use 'train' or 'test'"),
         ({"statistic": "mean"}, r"study.statistic: 'mean' is unknown; use 'own' or 'batch' or 'gap'"),
+        ({"contrasts": ["consistent_unbaised"]}, r"study.contrasts: 'consistent_unbaised' is no arm; use paper, consistent"),
+        ({"contrasts": ["norm=gruop"]}, r"study.contrasts: 'norm=gruop' is no arm; use paper"),
         ({"contrasts": [["paper", "paper"]]}, r"study.contrasts: \['paper', 'paper'\] is no comparison"),
         ({"family": {"batchsize": 2}}, r"study.family: 'batchsize' names no cells of this study; use dataset, model"),
         ({"family": {"batch_size": [2, 3]}}, r"study.family: batch_size: 3 is not in this study; use 8"),

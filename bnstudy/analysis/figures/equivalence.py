@@ -75,8 +75,8 @@ def equivalence_figure(tables: Tables, subject: Subject) -> Figure:
 
     wide = f"{100 * (1 - 2 * subject.alpha):g} %"
     interval = (
-        f"Thick lines are {wide} intervals over seeds (equivalent where one lies inside the margin), thin ones "
-        f"{100 * (1 - subject.alpha):g} %; neither is adjusted. "
+        f"Thick lines are {wide} intervals over seeds (inside the margin is necessary for equivalence, and enough "
+        f"where nothing is adjusted: verdicts of a declared family are Holm's), thin ones {100 * (1 - subject.alpha):g} %. "
         if known["ci_low"].notna().any()
         else "Without at least two seeds there are no intervals. "
     )

@@ -36,7 +36,7 @@ def gap_figure(tables: Tables, subject: Subject, metric: str) -> Figure:
     Source: DESIGN.md, section 2, "Gap".
     """
     shown = metric_of(metric)
-    name, title = f"gap_{shown.name}", f"Gap in {shown.label} against batch size"
+    name, title = f"gap_{shown.name}", f"Gap in {shown.label}"
     summary = tables.get("summary", pd.DataFrame())
     if summary.empty:
         return absent(name, title, "summary", "There is no table `summary`, so no gap can be drawn.")

@@ -62,7 +62,7 @@ class Across:
 
 def across(frame: pd.DataFrame, varying: Sequence[str]) -> Across:
     """The normalisation batch where it varies, else the batch size, else the first number that varies."""
-    numeric = [column for column in varying if column in frame and pd.api.types.is_numeric_dtype(frame[column])]
+    numeric = [column for column in varying if column in frame and _is_number(frame[column])]
     candidates = [*(["norm_batch_size"] if "norm_batch_size" in numeric else []), "batch_size", *numeric]
     column = next((name for name in candidates if name in frame and frame[name].nunique() > 1), "batch_size")
     return Across(column, tuple(float(value) for value in np.sort(position(frame, column).unique())))
@@ -102,7 +102,13 @@ def left_out(count: int, most: int = MOST_PANELS) -> str:
     return f" {count - most} of {count} panels are not drawn; the data table has them." if count > most else ""
 
 
+def _is_number(values: pd.Series[Any]) -> bool:
+    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+
+
 def _short(value: Any) -> str:
+    if isinstance(value, bool | np.bool_):
+        return str(bool(value)).lower()
     return f"{value:g}" if isinstance(value, int | float | np.number) else str(value)
 
 

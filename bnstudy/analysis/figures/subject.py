@@ -26,6 +26,7 @@ class Subject:
         alpha: level of the tests.
         measured: metrics that have values, in the order of the schemas.
         varying: columns that tell cells apart besides data set, model, batch size.
+        declared: comparisons that the study declared, whether they have run or not; None where that is not known.
     """
 
     metric: Metric
@@ -35,6 +36,7 @@ class Subject:
     alpha: float
     measured: tuple[str, ...]
     varying: tuple[str, ...]
+    declared: int | None = None
 
     @property
     def companion(self) -> str | None:
@@ -76,6 +78,7 @@ def subject_of(tables: Tables, provenance: Mapping[str, Any]) -> Subject:
         alpha=float(declared.get("alpha") or 0.05),
         measured=measured,
         varying=varying_columns(tables),
+        declared=provenance.get("comparisons"),
     )
 
 

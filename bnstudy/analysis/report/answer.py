@@ -15,6 +15,7 @@ from bnstudy.analysis.figures.subject import Subject, Tables
 from bnstudy.analysis.figures.theme import NULL_ARM, NULL_REFERENCE
 from bnstudy.analysis.figures.units import amount, listed, p_value, plural
 from bnstudy.analysis.power import FEWEST_SEEDS, POWER
+from bnstudy.analysis.statistics import decidable
 from bnstudy.batchnorm.conventions import CONVENTIONS
 
 
@@ -46,12 +47,18 @@ def null_arm_warning(tables: Tables, subject: Subject) -> str | None:
     rows = rows[rows["statistic"] == subject.statistic]
     if rows.empty:
         return None
-    wrong = rows[rows["verdict"] == "different"]
+    wrong = rows[rows["verdict"].isin(["different", "different but negligible"])]
+    sizes = rows["difference"].abs()
+    if sizes.isna().all():
+        return "The null arm, one function computed in two ways, has no pair of seeds to be compared."
     if wrong.empty:
-        size = float(rows["difference"].abs().max())
+        most = records(rows.loc[[sizes.idxmax()]])[0]
+        still = int((rows["verdict"] == "inconclusive").sum())
         return (
-            f"The null arm, one function computed in two ways, is off its twin by {amount(size, subject.metric)} at most "
-            f"in {plural(len(rows), 'comparison')}, and none is called different: differences of that size are rounding."
+            f"The null arm, one function computed in two ways, is never called different from its twin in "
+            f"{plural(len(rows), 'comparison')}{f' ({still} inconclusive)' if still else ''}; its largest difference is "
+            f"{amount(float(sizes.max()), subject.metric)}, for {where(most, subject)}: rounding that training amplified, "
+            f"which says what size of difference means nothing there."
         )
     return (
         f"Do not trust these verdicts: the null arm, whose differences are rounding only, is called different in "
@@ -94,6 +101,8 @@ def _pairs(rows: pd.DataFrame) -> str:
 
 def _verdicts(rows: pd.DataFrame, subject: Subject) -> str:
     counts = {str(name): int(count) for name, count in rows["verdict"].value_counts().items()}
+    declared = bool(rows["in_family"].any())
+    waiting = _waiting(rows, subject)
     settled = len(rows) - counts.get("inconclusive", 0)
     margin = f" within ±{amount(subject.margin, subject.metric)}" if subject.margin is not None else ""
     than = f" than the margin of {amount(subject.margin, subject.metric)}" if subject.margin is not None else ""
@@ -107,22 +116,28 @@ def _verdicts(rows: pd.DataFrame, subject: Subject) -> str:
     said = [f"{counts[name]} {one if counts[name] == 1 else many}" for name, (one, many) in words.items() if name in counts]
     if counts.get("different"):
         lead = "The choice makes a difference in some of the cells"
-    elif settled == len(rows):
+    elif settled == len(rows) and not waiting:
         lead = "The choice makes no difference that matters here"
     elif settled:
         lead = "No comparison shows a difference that matters, but not all are settled"
     else:
         lead = "The study does not settle its question"
-    declared = bool(rows["in_family"].any())
+    if waiting:
+        said.append(f"{waiting} {'has' if waiting == 1 else 'have'} no run yet")
     how = (
         f"Holm-adjusted over the family at α = {subject.alpha:g}"
         if declared
         else "exploratory, unadjusted: no family was declared"
     )
     return (
-        f"{lead}: of {plural(len(rows), 'declared comparison' if declared else 'comparison')} of {subject.what} "
+        f"{lead}: of {plural(len(rows) + waiting, 'declared comparison' if declared else 'comparison')} of {subject.what} "
         f"({_pairs(rows)}), {listed(said)} ({how}; {seeds_phrase(rows.loc[rows['n'] > 0, 'n'])})."
     )
+
+
+def _waiting(rows: pd.DataFrame, subject: Subject) -> int:
+    """Declared comparisons of cells in which nothing has run: they have no row."""
+    return max(0, (subject.declared or 0) - len(rows)) if rows["in_family"].any() else 0
 
 
 def _largest(rows: pd.DataFrame, subject: Subject) -> str:
@@ -130,8 +145,8 @@ def _largest(rows: pd.DataFrame, subject: Subject) -> str:
     different = known[known["verdict"] == "different"]
     pool = different if len(different) else known
     row = records(pool.loc[[pool["difference"].abs().idxmax()]])[0]
-    p = row["p_holm"] if row["in_family"] and np.isfinite(row["p_holm"]) else row["p"]
-    adjusted = "adjusted p" if row["in_family"] else "p"
+    holm = row["in_family"] and np.isfinite(row["p_holm"])
+    p, adjusted = (row["p_holm"], "adjusted p") if holm else (row["p"], "unadjusted p" if row["in_family"] else "p")
     shown = p_value(float(p))
     tested = f", {adjusted} {shown if shown.startswith('<') else f'= {shown}'}" if shown != "–" else ""
     which = "The largest difference that the tests find" if len(different) else "The largest estimate"
@@ -162,17 +177,31 @@ def _open(rows: pd.DataFrame, subject: Subject) -> str:
         )
         return f"No margin was declared, so no comparison can be called equivalent{seen}."
     unsettled = rows[rows["verdict"] == "inconclusive"]
+    if unsettled.empty and (waiting := _waiting(rows, subject)):
+        return f"{plural(waiting, 'declared comparison')} cannot be settled before their cells have run."
     if unsettled.empty:
         return f"Every comparison is settled at the declared margin of ±{amount(subject.margin, subject.metric)}."
-    needed = unsettled["seeds_needed"].dropna()
-    finite = needed[np.isfinite(needed)]
+    lost = ~decidable(unsettled["n"], unsettled["diverged"] + unsettled["missing"])
+    needed = unsettled.loc[~lost, "seeds_needed"].dropna()
+    finite = needed[np.isfinite(needed)].clip(lower=float(unsettled["n"].max()) + 1)
+    beyond = int(np.isinf(needed).sum())
+    rest = "; ".join(
+        text
+        for count, text in (
+            (beyond, f"{beyond} would need more than a million"),
+            (int(lost.sum()), f"{int(lost.sum())} lost too many seeds, or never had enough, for any verdict"),
+        )
+        if count
+    )
+    if finite.empty and rest:
+        return f"Of the inconclusive ones, {rest}."
     if finite.empty:
         return "How many seeds would settle the inconclusive ones cannot be said from these runs."
     least, most = _count(finite.min()), _count(finite.max())
     seeds = least if least == most else f"{least} to {most} (median {_count(finite.median())})"
     return (
         f"To settle the inconclusive ones at ±{amount(subject.margin, subject.metric)} with {power} would take "
-        f"{seeds} seeds, by the spread seen here."
+        f"{seeds} seeds, by the spread seen here{f'; {rest}' if rest else ''}."
     )
 
 
