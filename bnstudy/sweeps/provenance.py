@@ -24,7 +24,7 @@ def source_state() -> dict[str, Any]:
         commit = _git(root, "rev-parse", "HEAD")
         # What a run itself writes (results, raw runs) does not make its code another one.
         dirty = bool(_git(root, "status", "--porcelain", "--", "bnstudy", "conf", "experiments", "hydra_plugins"))
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):
         return state
     return state | {"commit": commit, "dirty": dirty}
 

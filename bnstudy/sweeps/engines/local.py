@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures import Future as ConcurrentFuture
+from multiprocessing.context import ForkServerContext
+from multiprocessing.synchronize import RLock
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -41,7 +42,7 @@ def run_local(jobs: Sequence[Job], root: str, source: Record, config: EngineConf
     Source: bnstudy issue 3, part 2.
     """
     # Workers are forked from a server that has the heavy imports behind it and has computed nothing.
-    context = multiprocessing.get_context("forkserver")
+    context = _Context()
     context.set_forkserver_preload(["bnstudy.training.measurement", "pandas", "sklearn.datasets", "sklearn.model_selection"])
     pool = ProcessPool(max_workers=min(workers(config), max(1, len(jobs))), context=context)
     try:
@@ -67,6 +68,23 @@ def run_local(jobs: Sequence[Job], root: str, source: Record, config: EngineConf
     finally:
         pool.stop()
         pool.join(timeout=5)
+
+
+class _Context(ForkServerContext):
+    """Keeps its locks for as long as it lives.
+
+    The pool drops them before its workers are gone; a worker that is just starting would find the name of its lock missing,
+    and say so with a traceback.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.locks: list[RLock] = []
+
+    def RLock(self) -> RLock:  # noqa: N802
+        """A lock of this context."""
+        self.locks.append(super().RLock())
+        return self.locks[-1]
 
 
 @contextlib.contextmanager
