@@ -37,7 +37,7 @@ def run(arguments: Sequence[str], only_plan: bool = False) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from bnstudy.sweeps.composition import explain, refuse_repeated, register_resolvers, typed, with_open_mappings
-    from bnstudy.sweeps.study import command_line
+    from bnstudy.sweeps.provenance import command_line
     from bnstudy.training.config import Config
 
     refuse_repeated(arguments)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from bnstudy.analysis.mirror import StudyMirror
 from bnstudy.errors import UserError
+from bnstudy.sweeps.redaction import redacted
 from bnstudy.sweeps.store import Store
 from bnstudy.sweeps.tracking.ledger import Ledger
 from bnstudy.sweeps.tracking.record import MirroredRun
-from bnstudy.sweeps.tracking.sending import Sent, send_runs, server
+from bnstudy.sweeps.tracking.sending import Sent, destination, send_runs, server
 from bnstudy.sweeps.tracking.writing import NotWrittenError, prepare, write_runs
 
 BETWEEN = 30.0
@@ -78,7 +79,7 @@ def publish(
     if sent.problem is not None:
         say(f"W&B: {sent.problem}; `bnstudy publish {name} --online` tries again")
         return 1
-    say(f"{count} runs at {server()}: {sent.count} sent, {count - sent.count} there before")
+    say(f"{count} runs at {redacted(server())}: {sent.count} sent, {count - sent.count} there before")
     return _save_dashboards(study, ledger, say) if dashboard else 0
 
 
@@ -92,7 +93,7 @@ def _save_dashboards(study: StudyMirror, ledger: Ledger, say: Callable[[str], No
     from bnstudy.analysis.dashboards import save
 
     try:
-        for address in save(study.record, server(), ledger.folder / "dashboards.json", study.layer_names()):
+        for address in save(study.record, destination(), ledger.folder / "dashboards.json", study.layer_names()):
             say(f"Dashboard: {address}")
     except ConnectionError as error:
         say(f"W&B: dashboards were not saved ({error}); `bnstudy publish {study.name} --dashboard` tries again")
@@ -123,7 +124,7 @@ def follow(name: str, output_dir: Path, online: bool) -> int:
             try:
                 # The study's record is there by the time that a job of it ended.
                 study = study or StudyMirror(Store(output_dir), name)
-                write_runs(ledger, job, study.runs(job))
+                write_runs(ledger, job, study.runs(job), lambda: _tell(alive=True))
                 unsent[job] = study.run_ids(job)
                 _tell(written=job)
             except (NotWrittenError, UserError) as error:

@@ -48,7 +48,7 @@ class Population:
         return self.mean, variances[name]
 
 
-class _Sums:
+class PopulationSums:
     """Running sums of one layer in float64, by Chan's update, so that a large mean does not eat the variance of means."""
 
     def __init__(self, channels: int) -> None:
@@ -102,7 +102,7 @@ def population_statistics(model: nn.Module, batches: Iterable[Tensor]) -> dict[s
     (PreciseBN); bnstudy issue 2.
     """
     with held_in_evaluation(model) as layers:
-        sums = {name: _Sums(layer.num_features) for name, layer in layers.items()}
+        sums = {name: PopulationSums(layer.num_features) for name, layer in layers.items()}
         for name, layer in layers.items():
             layer.observer, layer.override, layer.force_batch_statistics = sums[name].add, None, True
         for batch in batches:

@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -81,7 +82,9 @@ def acquire(folder: Path, job: str, status: Callable[[], Record] = dict) -> Clai
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{job}.json"
     _remove_if_dead(path)
-    holder: Record = {"job": job, "host": hostname(), "pid": os.getpid(), "born": _birth(os.getpid()), "since": time.time()}
+    pid = os.getpid()
+    where = {"host": hostname(), "machine": _machine(), "pid": pid, "born": _birth(pid)}
+    holder: Record = {"job": job, **where, "since": time.time()}
     temporary = folder / f".{uuid.uuid4().hex}"
     descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
     try:
@@ -105,7 +108,7 @@ def living(folder: Path) -> dict[str, Record]:
     found = {}
     for path in folder.glob("*.json"):
         record = read_json(path)
-        if record is not None and not _is_dead(path, record):
+        if record is not None and not _is_dead(path, record, _clock_or_own):
             found[path.stem] = record
     return found
 
@@ -127,21 +130,39 @@ def _remove_if_dead(path: Path) -> None:
     aside.unlink(missing_ok=True)
 
 
-def _is_dead(path: Path, record: Record) -> bool:
-    if record.get("host") == hostname():
+def _is_dead(path: Path, record: Record, clock: Callable[[Path], float] | None = None) -> bool:
+    if record.get("host") == hostname() and record.get("machine", _machine()) == _machine():
         pid = int(record.get("pid", 0))
         return _birth(pid) is None or _birth(pid) != record.get("born")
     try:
         seen = path.stat().st_mtime
     except FileNotFoundError:
         return False
-    return _clock(path.parent) - seen > EXPIRY
+    return (clock or _clock)(path.parent) - seen > EXPIRY
 
 
 def _clock(folder: Path) -> float:
     """The file server's own time, so that hosts need not agree on theirs."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock") as file:
         return os.fstat(file.fileno()).st_mtime
+
+
+def _clock_or_own(folder: Path) -> float:
+    """The same, for whoever only looks: a store that is full or read-only is believed by this host's time."""
+    try:
+        return _clock(folder)
+    except OSError:
+        return time.time()
+
+
+@lru_cache(maxsize=1)
+def _machine() -> str:
+    """This machine since it was started, and the space of its process numbers: containers may share a host name."""
+    try:
+        started = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{started} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
 
 
 def _birth(pid: int) -> str | None:

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 from bnstudy.errors import UserError
 from bnstudy.training.config import Config
 
-_OPEN = ("engine.options", "study.family")  # what a schema cannot list
+_OPEN = ("engine.options", "study.family", "model.args", "dataset.args")  # what a schema cannot list
 
 
 def register_resolvers() -> None:

@@ -15,11 +15,12 @@ from typing import Any
 import pandas as pd
 
 from bnstudy.errors import UserError
-from bnstudy.sweeps.claims import acquire
+from bnstudy.sweeps.claims import acquire, living
 from bnstudy.sweeps.identity import training_fields
-from bnstudy.sweeps.plan import Job
+from bnstudy.sweeps.plan import Job, is_settled
 from bnstudy.sweeps.provenance import machine, versions
-from bnstudy.sweeps.store import Record, Store, is_done
+from bnstudy.sweeps.redaction import redacted_fields
+from bnstudy.sweeps.store import Record, Store
 from bnstudy.sweeps.worker import prepare_process
 from bnstudy.training.config import DatasetConfig
 
@@ -30,8 +31,8 @@ class Outcome:
 
     Args:
         job: its name.
-        status: "done", "failed" (recorded with its traceback), "elsewhere" (somebody alive has it) or "unsaved" (it ran, but
-            the store could not take it).
+        status: "done", "failed" (recorded with its traceback), "elsewhere" (somebody alive has it), "unsaved" (it ran, but
+            the store could not take it) or "lost" (its process was).
         message: one line on what went wrong.
         seconds: wall time.
     """
@@ -66,13 +67,13 @@ def run_job(job: Job, root: str, source: Record, attempt: int = 1) -> Outcome:
     if claim is None:
         return Outcome(job.id, "elsewhere")
     with claim:
-        if is_done(store.record(job.id)):
-            return Outcome(job.id, "done")  # finished between planning and claiming
+        if (record := store.record(job.id)) is not None and is_settled(job, record):
+            return recorded(job, record)  # ended between planning and claiming
         common = {
             "training": job.training,
             "seeds": list(job.seeds),
             "fields": training_fields(job.config),
-            "config": dataclasses.asdict(job.config),
+            "config": redacted_fields(dataclasses.asdict(job.config)),
             "started": started,
             "attempt": attempt,
             "process": os.getpid(),
@@ -87,12 +88,19 @@ def run_job(job: Job, root: str, source: Record, attempt: int = 1) -> Outcome:
             tables, status, message = {}, "failed", _one_line(error)
             result = {"message": message, "traceback": traceback.format_exc()}
         ended = time.time()
+        if not claim.held and (job.id in living(store.claims) or is_settled(job, store.record(job.id))):
+            return Outcome(job.id, "elsewhere")  # silent for too long, it was taken over
         try:
             store.save(job.id, tables, common | {"status": status, "ended": ended, "seconds": ended - started} | result)
         except OSError as error:
             return _unsaved(job, root, error)
         (store.checkpoints / f"{job.id}.safetensors").unlink(missing_ok=True)
     return Outcome(job.id, status, message, ended - started)
+
+
+def recorded(job: Job, record: Record) -> Outcome:
+    """The outcome that a record in the store tells."""
+    return Outcome(job.id, str(record["status"]), str(record.get("message", "")), float(record.get("seconds", 0.0)))
 
 
 def _measure(job: Job, progress: Record, checkpoint: Path) -> tuple[dict[str, pd.DataFrame], Record]:

@@ -25,6 +25,7 @@ class Job:
         config: the training's configuration; what does not change its numbers is set to one value for all that share it.
         seeds: which seeds.
         steps: optimizer steps.
+        failed: when its failed attempt began that the plan found, by its record; None where there was none.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Job:
     config: Config
     seeds: tuple[int, ...]
     steps: int
+    failed: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ class Plan:
     Args:
         cells: in the order asked for, equal ones once.
         jobs: each job once, the longest first.
-        done, failed, missing: the jobs' names by state; `failed` maps to the record.
+        done, failed: the jobs that ended, with their records.
+        missing: the others.
         foreign: jobs in the store under a needed name that another layout of the store wrote.
     """
 
@@ -66,6 +69,18 @@ class Plan:
     failed: dict[str, Record]
     missing: list[Job]
     foreign: list[str]
+
+    def to_run(self, retry_failed: bool) -> list[Job]:
+        """The jobs that a run starts: the missing ones, and those that failed where they are to be tried again."""
+        again = [job for job in self.jobs if job.id in self.failed] if retry_failed else []
+        return [*self.missing, *again]
+
+
+def is_settled(job: Job, record: Record | None) -> bool:
+    """Whether a record answers a job: it is done, or has failed in an attempt that the job's plan did not know of."""
+    if record is None or record.get("layout") != LAYOUT:
+        return False
+    return is_done(record) or (record.get("status") == "failed" and record.get("started") != job.failed)
 
 
 def blocks(seeds: Sequence[int], size: int) -> list[tuple[int, ...]]:
@@ -156,6 +171,7 @@ def make_plan(
     done = {name: record for name, record in found.items() if is_done(record)}
     foreign = [name for name, record in found.items() if record.get("layout") != LAYOUT]
     failed = {name: record for name, record in found.items() if record.get("status") == "failed" and name not in foreign}
+    ordered = [dataclasses.replace(job, failed=failed[job.id].get("started")) if job.id in failed else job for job in ordered]
     missing = [job for job in ordered if job.id not in done and job.id not in failed]
     return Plan(list(cells.values()), ordered, done, failed, missing, foreign)
 

@@ -1,17 +1,25 @@
-"""Where numbers come from: commit, versions, machine."""
+"""Where numbers come from: command, commit, versions, machine."""
 
 from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import bnstudy
+from bnstudy.sweeps.redaction import redacted
 
 _PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "hydra-core")
+
+
+def command_line() -> str:
+    """The command as typed, without the path of the program and without secrets."""
+    return shlex.join(["bnstudy", *map(redacted, sys.argv[1:])]) if sys.argv else "bnstudy"
 
 
 def source_state() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from bnstudy.errors import UserError
 from bnstudy.sweeps.claims import living
-from bnstudy.sweeps.store import Record, Store
+from bnstudy.sweeps.store import LAYOUT, Record, Store, is_done
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,16 @@ def study_status(store: Store, name: str) -> Status:
         raise UserError(f"{name}: no study of that name in {str(store.root)!r}; run it with `bnstudy run`")
     names = list(dict.fromkeys(job for cell in study["cells"] for job in cell["jobs"]))
     records = {job: record for job in names if (record := store.record(job)) is not None}
-    done = [job for job, record in records.items() if record["status"] == "done"]
-    claims = living(store.claims)
+    # As a run would see it: what another layout of the store wrote is trained again.
+    records = {job: record for job, record in records.items() if record.get("layout") == LAYOUT}
+    done = [job for job, record in records.items() if is_done(record)]
+    failed = {job: str(record.get("message", "")) for job, record in records.items() if record.get("status") == "failed"}
+    ended, claims = {*done, *failed}, living(store.claims)
     return Status(
         cells=len(study["cells"]),
         done=done,
-        missing=[job for job in names if job not in records],
-        failed={job: str(record.get("message", "")) for job, record in records.items() if record["status"] == "failed"},
+        missing=[job for job in names if job not in ended],
+        failed=failed,
         running={job: claims[job] for job in names if job in claims},
         diverged={job: records[job]["diverged"] for job in done if records[job].get("diverged")},
     )

@@ -5,26 +5,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import signal
-import sys
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
 from bnstudy.errors import UserError
-from bnstudy.sweeps.claims import living
-from bnstudy.sweeps.engines import Engine, engine
+from bnstudy.sweeps.engines import engine
 from bnstudy.sweeps.engines.local import workers
 from bnstudy.sweeps.identity import training_id
 from bnstudy.sweeps.job import Outcome
-from bnstudy.sweeps.plan import Job, Plan, cell_fields, make_plan
+from bnstudy.sweeps.plan import Plan, cell_fields, make_plan
 from bnstudy.sweeps.progress import Display
 from bnstudy.sweeps.provenance import source_state
+from bnstudy.sweeps.sharing import run_shared
 from bnstudy.sweeps.store import Record, Store
 from bnstudy.sweeps.tracking.live import Mirror
 from bnstudy.training.checks import check, check_values_per_channel
-from bnstudy.training.config import Config, EngineConfig
+from bnstudy.training.config import Config
 from bnstudy.training.files import require_files
 from bnstudy.training.grouping import block_size
 from bnstudy.training.shapes import DatasetShape
@@ -152,14 +151,14 @@ def run_study(
         },
     )
     mirror = mirror or Mirror(store.root, first.name, "disabled")
-    todo = [*plan.missing, *([job for job in plan.jobs if job.id in plan.failed] if first.retry_failed else [])]
+    todo = plan.to_run(first.retry_failed)
     mirror.expect(plan, todo)
     outcomes: list[Outcome] = []
     interrupted = False
     display = Display(store, plan, todo, workers(first.engine), changes)
     with _sigterm_interrupts(), display:
         try:
-            with contextlib.closing(_run_shared(run, todo, store, source, first.engine)) as runner:
+            with contextlib.closing(run_shared(run, todo, store, source, first.engine)) as runner:
                 for outcome in runner:
                     outcomes.append(outcome)
                     display.finished(outcome)
@@ -170,38 +169,15 @@ def run_study(
     return StudyOutcome(plan, outcomes, interrupted)
 
 
-def _run_shared(
-    run: Engine, todo: Sequence[Job], store: Store, source: Record, config: EngineConfig
-) -> Generator[Outcome, None, None]:
-    """Run jobs and wait for those that somebody else holds; should he die, they are taken over."""
-    while todo:
-        elsewhere: list[Job] = []
-        with contextlib.closing(run(todo, str(store.root), source, config)) as runner:
-            for outcome in runner:
-                if outcome.status == "elsewhere":
-                    elsewhere += [job for job in todo if job.id == outcome.job]
-                else:
-                    yield outcome
-        todo = []
-        while elsewhere and not todo:
-            time.sleep(0.5)
-            alive = living(store.claims)
-            # Claims before records: a holder writes his record first and lets go of the job then.
-            for job in [job for job in elsewhere if job.id not in alive]:
-                record = store.record(job.id)
-                if record is None:
-                    todo.append(job)
-                else:
-                    yield Outcome(job.id, str(record["status"]), str(record.get("message", "")), float(record["seconds"]))
-                elsewhere.remove(job)
-        todo += elsewhere  # they are asked for again with the orphans, and waited for again
-
-
 def _resolve_device(configs: Sequence[Config]) -> str:
     wanted = {config.device for config in configs}
     if len(wanted) > 1:
         raise UserError("device: differs between the cells of one study; use one value")
     device = wanted.pop()
+    asked = configs[0].engine
+    if asked.name != "local":
+        # This machine is not the one that computes: what is asked of the cluster decides.
+        return device if device != "auto" else "cuda" if (asked.gpus_per_job or 0) > 0 else "cpu"
     if device == "cpu":
         return device
     import torch
@@ -252,11 +228,4 @@ def describe_failures(outcome: StudyOutcome) -> list[str]:
     return lines
 
 
-def command_line() -> str:
-    """The command as typed, without the path of the program."""
-    import shlex
-
-    return shlex.join(["bnstudy", *sys.argv[1:]]) if sys.argv else "bnstudy"
-
-
-__all__ = ["Job", "StudyOutcome", "command_line", "describe_failures", "plan_study", "run_study"]
+__all__ = ["StudyOutcome", "describe_failures", "plan_study", "run_study"]

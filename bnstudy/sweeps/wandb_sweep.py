@@ -21,13 +21,15 @@ from bnstudy.training.config import Config
 
 AXIS_KEPT = "variance"
 """Not an axis of the sweep: conventions share trainings, so that one call measures them all."""
+_TRIAL = "${oc.env:WANDB_RUN_ID,trial}"  # of the call; an agent would fill its own ${envvar:…} in before it knows the run
 
 
 def sweep_config(experiment: str) -> dict[str, Any]:
     """The configuration of a W&B grid sweep over an experiment's axes.
 
     Agents fill one store if `output_dir` is one folder, such as on a cluster; the experiment itself, run afterwards, finds
-    all jobs done and writes its tables. Each call is a study of its own, named after the sweep.
+    all jobs done and writes its tables. Each call is a study of its own, named after the experiment and W&B's run, so that
+    agents do not write into each other's.
 
     Args:
         experiment: name of a file in experiments/.
@@ -60,7 +62,7 @@ def sweep_config(experiment: str) -> dict[str, Any]:
         "project": PROJECT,
         "method": "grid",
         "metric": {"name": f"{config.study.split}/eval_mode/{metric}", "goal": goal},
-        "command": ["bnstudy", "run", f"+experiments={experiment}", f"name={name}_sweep", "${args_no_hyphens}"],
+        "command": ["bnstudy", "run", f"+experiments={experiment}", f"name={name}_sweep_{_TRIAL}", "${args_no_hyphens}"],
         "parameters": parameters,
     }
 

@@ -11,7 +11,8 @@ class DatasetConfig:
     """Which data, how much of it, and from where.
 
     Args:
-        name: digits, fashion_mnist, mnist, kmnist, cifar10, cifar100, svhn, gaussian, diabetes or friedman1.
+        name: digits, fashion_mnist, mnist, kmnist, cifar10, cifar100, svhn, gaussian, diabetes or friedman1; "import" for
+            data of your own, or then whatever tables should call them.
         root: folder that holds the files of a torchvision data set.
         download: let torchvision fetch missing files.
         train_size: training samples to use; None for all of the split.
@@ -21,6 +22,10 @@ class DatasetConfig:
         samples: size of a synthetic set before it is split.
         dimension: number of features of `gaussian`.
         noise: standard deviation of the noise on the target of `friedman1` and on the logits of `gaussian`.
+        factory: `pkg.module:function` that returns data of your own; see `bnstudy.training.imported_data`.
+        args: keyword arguments of `factory`.
+        scale: normalise inputs of your own like all others; false leaves them as `factory` gives them.
+        source: digest of `factory`'s source, which the plan fills in; whatever is given here is overwritten.
     """
 
     name: str = "digits"
@@ -33,6 +38,15 @@ class DatasetConfig:
     samples: int = 5120
     dimension: int = 64
     noise: float = 1.0
+    factory: str | None = None
+    args: dict[str, Any] = field(default_factory=dict)
+    scale: bool = True
+    source: str | None = None
+
+    @property
+    def imported(self) -> bool:
+        """Whether a function of the user's brings the data."""
+        return self.factory is not None or self.name == "import"
 
 
 @dataclass
@@ -41,10 +55,14 @@ class ModelConfig:
 
     Args:
         name: label in tables: mlp, resnet8, resnet18, …
-        architecture: "mlp", "resnet" (CIFAR-style, 6n+2 layers) or "torchvision" (then `name` is torchvision's).
+        architecture: "mlp", "resnet" (CIFAR-style, 6n+2 layers), "torchvision" (then `name` is torchvision's), or "import"
+            for a network of your own.
         depth: hidden layers of an MLP; layers of a CIFAR-style ResNet (6n+2).
         width: units of an MLP's hidden layers; channels of the first stage of a ResNet.
         norm: "batch", or a baseline in its place: "group", "layer", "none".
+        factory: `pkg.module:function` that builds a network of your own; see `bnstudy.training.imported_model`.
+        args: keyword arguments of `factory`.
+        source: digest of `factory`'s source, which the plan fills in; whatever is given here is overwritten.
     """
 
     name: str = "mlp"
@@ -52,6 +70,14 @@ class ModelConfig:
     depth: int = 2
     width: int = 128
     norm: str = "batch"
+    factory: str | None = None
+    args: dict[str, Any] = field(default_factory=dict)
+    source: str | None = None
+
+    @property
+    def imported(self) -> bool:
+        """Whether a function of the user's builds the network."""
+        return self.architecture == "import"
 
 
 @dataclass
@@ -203,7 +229,7 @@ class Config:
         epochs: passes over the training split.
         steps: optimizer steps; ends the training within or beyond `epochs` where given.
         drop_last: leave out a last partial batch.
-        device: "auto" (cuda where there is one), "cpu" or "cuda".
+        device: "auto" (cuda where there is one; on Slurm and Ray, where `engine.gpus_per_job` asks for one), "cpu" or "cuda".
         precision: "float32", "bfloat16" (autocast) or "float64".
         probe_batches: batches that each BatchNorm layer is probed with after training, 4 or more; 0 for no `layers` table.
         replicas: how many seeds train as one module; "auto" for the fixed rule.

@@ -40,7 +40,7 @@ class Dataset:
     """A data set, ready to train on.
 
     Args:
-        name: as in `DATASETS`.
+        name: as in `DATASETS`, or an import's.
         task: "classification" or "regression".
         input_shape: shape of one input.
         outputs: number of classes, or of regression targets.
@@ -65,10 +65,11 @@ def load_dataset(config: DatasetConfig, device: torch.device | str = "cpu") -> D
 
     Inputs are normalised to mean 0 and variance 1: images per channel, rows per feature; regression targets too. The
     constants come from the whole training split (divisor n), whatever `train_size` is: a smaller subset is bit for bit
-    a prefix of a larger one. Only `gaussian` keeps its values, since its mean 0 and variance 1 are known.
+    a prefix of a larger one. Only `gaussian` keeps its values, since its mean 0 and variance 1 are known, and so does an
+    import with `scale` false.
 
     `split_seed` picks the split of `digits` and `diabetes`, the draw of `gaussian` and `friedman1`, and the fixed order
-    that subsets are cut from. The published sets keep their published splits.
+    that subsets are cut from. The published sets keep their published splits, and imports those of their factory.
 
     Args:
         config: which data set, how much of it, and from where. `augment` is not applied here: it belongs to the batch.
@@ -85,7 +86,10 @@ def load_dataset(config: DatasetConfig, device: torch.device | str = "cpu") -> D
     shape = describe(config)
     source = read_source(config)
     known = config.name == "gaussian"
-    input_scaling = standard(*shape.input_shape) if known else measured(source.train_inputs)
+    if known or not config.scale:
+        input_scaling = standard(shape.input_shape[0], known)
+    else:
+        input_scaling = measured(source.train_inputs)
     target_scaling = measured(source.train_targets) if shape.task == "regression" else None
 
     def split(inputs: Array, targets: Array, size: int) -> Split:

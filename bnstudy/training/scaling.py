@@ -11,6 +11,10 @@ from torch import Tensor
 from bnstudy.training.sources import Array
 
 
+_PIECE = 2048
+"""Samples that are worked on at a time."""
+
+
 @dataclass(frozen=True)
 class Scaling:
     """x ↦ (x − mean) / std along axis 1 of a batch: channels of images, features of rows, outputs of targets.
@@ -28,21 +32,25 @@ class Scaling:
     def apply(self, values: Array, device: torch.device | str) -> Tensor:
         """Scale `values`, (n, channels, …), into a float32 tensor on `device`.
 
-        Rows are scaled in float64 and rounded once. Images travel as uint8 and are scaled on the device.
+        Floats are scaled in float64 and rounded once. Images travel as uint8 and are scaled on the device.
         """
+        shape = (1, -1, *(1 for _ in values.shape[2:]))
         if values.dtype == np.uint8:
-            shape = (1, -1, *(1 for _ in values.shape[2:]))
             images = torch.from_numpy(np.ascontiguousarray(values)).to(device).float()
             mean = torch.tensor(self.mean, dtype=torch.float32, device=device).view(shape)
             std = torch.tensor(self.std, dtype=torch.float32, device=device).view(shape)
             return images.sub_(mean).div_(std)
-        rows = (values - np.array(self.mean)) / np.array(self.std)
-        return torch.from_numpy(rows.astype(np.float32)).to(device)
+        means, stds = np.array(self.mean).reshape(shape), np.array(self.std).reshape(shape)
+        scaled = np.empty(values.shape, np.float32)
+        for start in range(0, len(values), _PIECE):
+            part = slice(start, start + _PIECE)
+            scaled[part] = (values[part] - means) / stds
+        return torch.from_numpy(scaled).to(device)
 
 
-def standard(dimension: int) -> Scaling:
-    """Known moments, mean 0 and variance 1 of every feature: leaves the values as they are."""
-    return Scaling((0.0,) * dimension, (1.0,) * dimension, known=True)
+def standard(channels: int, known: bool = True) -> Scaling:
+    """Mean 0 and variance 1 of every channel or feature, whether `known` or asked for: leaves the values as they are."""
+    return Scaling((0.0,) * channels, (1.0,) * channels, known)
 
 
 def measured(values: Array) -> Scaling:
@@ -67,7 +75,19 @@ def measured(values: Array) -> Scaling:
 
 
 def _row_moments(rows: Array) -> tuple[Array, Array]:
-    return rows.mean(axis=0), rows.var(axis=0)
+    if rows.ndim > 2:
+        return _channel_moments(rows)
+    return rows.mean(axis=0, dtype=np.float64), rows.var(axis=0, dtype=np.float64)
+
+
+def _channel_moments(values: Array) -> tuple[Array, Array]:
+    """Of images of floats, in two passes and in pieces, since float64 takes twice the memory."""
+    axes = (0, *range(2, values.ndim))
+    count = values.size // values.shape[1]
+    pieces = [values[start : start + _PIECE] for start in range(0, len(values), _PIECE)]
+    mean = sum(piece.sum(axis=axes, dtype=np.float64) for piece in pieces) / count
+    centre = mean.reshape(1, -1, *(1 for _ in values.shape[2:]))
+    return mean, sum(np.square(piece - centre).sum(axis=axes) for piece in pieces) / count
 
 
 def _image_moments(images: Array) -> tuple[Array, Array]:
@@ -75,8 +95,8 @@ def _image_moments(images: Array) -> tuple[Array, Array]:
     count = images.size // channels
     total = np.zeros(channels, dtype=np.int64)
     squares = np.zeros(channels, dtype=np.int64)
-    for start in range(0, len(images), 2048):  # in pieces: int64 takes eight times the memory
-        pixels = images[start : start + 2048].astype(np.int64)
+    for start in range(0, len(images), _PIECE):  # in pieces: int64 takes eight times the memory
+        pixels = images[start : start + _PIECE].astype(np.int64)
         total += pixels.sum(axis=(0, 2, 3))
         squares += (pixels * pixels).sum(axis=(0, 2, 3))
     # Python's integers: n·Σx² passes 2⁶³ on the larger sets.

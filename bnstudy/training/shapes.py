@@ -1,7 +1,8 @@
 """What a data set will look like once loaded, worked out from its configuration alone.
 
 A planner asks here whether a batch fits the training split, before anything is loaded; so nothing here imports torch,
-scikit-learn or torchvision.
+scikit-learn or torchvision. Only what data of the user's own (dataset=import) look like nobody knows but their factory, which
+is called.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from bnstudy.errors import UserError
 from bnstudy.training.config import DatasetConfig
+from bnstudy.training.imported import refuse_fields
 
 DATASETS = (
     "digits",
@@ -66,6 +68,8 @@ FIXED = {
 def describe(config: DatasetConfig) -> DatasetShape:
     """Task, shapes and sample counts that `load_dataset` will give for a configuration; loads nothing.
 
+    Except for an import: there the factory has to be called, once in a process, with all that it imports.
+
     Args:
         config: the data set; every field is checked, except that `root` is not looked into
             (`bnstudy.training.files.require_files` does that).
@@ -74,7 +78,8 @@ def describe(config: DatasetConfig) -> DatasetShape:
         The shape after `train_size` and `test_size`.
 
     Raises:
-        UserError: unknown name, a size larger than the split, or a value outside its range.
+        UserError: unknown name, a size larger than the split, a value outside its range, or a factory that is not there or
+            gives something else than data.
 
     Source: bnstudy issue 2, part 4.
     """
@@ -94,10 +99,15 @@ def describe(config: DatasetConfig) -> DatasetShape:
 
 def _whole(config: DatasetConfig) -> DatasetShape:
     """The shape before `train_size` and `test_size`."""
+    if config.imported and config.name not in DATASETS:
+        from bnstudy.training.imported_data import imported_shape
+
+        return imported_shape(config)
+    refuse_fields("dataset", config)
     if config.name in FIXED:
         return FIXED[config.name]
     if config.name not in DATASETS:
-        raise UserError(f"dataset.name: '{config.name}' is not a data set; choose one of {', '.join(DATASETS)}")
+        raise UserError(f"dataset.name: '{config.name}' is not a data set; choose one of {', '.join(DATASETS)}, import")
     if config.samples < 10:
         raise UserError(f"dataset.samples: {config.samples} is too few to split 80/20; use 10 or more")
     if not (math.isfinite(config.noise) and config.noise >= 0):

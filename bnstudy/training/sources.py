@@ -16,7 +16,7 @@ class Source(NamedTuple):
     """Both splits, unscaled.
 
     Args:
-        train_inputs: (n, *input_shape); uint8 for images, float64 for rows of features.
+        train_inputs: (n, *input_shape); uint8 for images, float64 for rows of features, either or float32 for imports.
         train_targets: (n,) int64 class numbers, or (n, outputs) float64.
         test_inputs: like train_inputs.
         test_targets: like train_targets.
@@ -54,13 +54,17 @@ def read_source(config: DatasetConfig) -> Source:
         from bnstudy.training import embedded
 
         return embedded.digits(config) if config.name == "digits" else embedded.diabetes(config)
+    if config.imported:
+        from bnstudy.training.imported_data import imported_source
+
+        return _shuffled(imported_source(config), config.split_seed)
     from bnstudy.training.vision import read_images
 
     return _shuffled(read_images(config), config.split_seed)
 
 
 def _shuffled(source: Source, seed: int) -> Source:
-    """Put both published splits into a fixed random order: their files may be sorted in some way."""
+    """Put both given splits into a fixed random order: their files may be sorted in some way."""
     random = np.random.RandomState(seed)
     train = random.permutation(len(source.train_targets))
     test = random.permutation(len(source.test_targets))

@@ -96,7 +96,7 @@ def test_a_job_that_raises_is_recorded_with_its_traceback_and_can_be_tried_again
     assert "nowhere" in outcome.message
     assert record["traceback"].startswith("Traceback")
     assert living(store.claims) == {}
-    fixed = dataclasses.replace(job, config=job_of().config)
+    fixed = dataclasses.replace(job, config=job_of().config, failed=record["started"])
     assert run_job(fixed, str(tmp_path / "out"), SOURCE, attempt=2).status == "done"
     assert store.record(job.id)["attempt"] == 2  # type: ignore[index]
 

@@ -51,6 +51,7 @@ def test_an_agent_calls_bnstudy_run_with_overrides_that_it_takes(
     from bnstudy import commands
 
     monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("WANDB_RUN_ID", "k3v9x0ab")  # as the agent names each call
     config = sweep_config("quick")
     given = {key: {"value": axis["values"][-1]} for key, axis in config["parameters"].items()}
     overrides = create_sweep_command_args({"args": given})["args_no_hyphens"]  # as wandb's agent fills them in
@@ -58,7 +59,28 @@ def test_an_agent_calls_bnstudy_run_with_overrides_that_it_takes(
     assert (program, command, arguments.pop()) == ("bnstudy", "run", "${args_no_hyphens}")
     assert commands.run([*arguments, *overrides, "seeds=1", "--cfg", "job"]) == 0
     shown = yaml.safe_load(capsys.readouterr().out)
-    assert (shown["name"], shown["model"]["name"], shown["batch_size"]) == ("quick_sweep", "resnet8", 64)
+    assert (shown["name"], shown["model"]["name"], shown["batch_size"]) == ("quick_sweep_k3v9x0ab", "resnet8", 64)
+
+
+@pytest.mark.slow
+def test_each_agents_call_has_a_record_of_its_own_and_the_experiment_finds_the_jobs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bnstudy import commands
+
+    monkeypatch.chdir(ROOT)
+    tiny = ["seeds=2", "model.width=8", "model.depth=1", "epochs=1", "dataset.train_size=200", "dataset.test_size=100"]
+    tiny += [f"output_dir={tmp_path}", f"results_dir={tmp_path / 'results'}", "tracking=disabled", "report=false"]
+    _, _, *arguments, _ = sweep_config("quick")["command"]
+    for run, size in (("first", 4), ("second", 16)):
+        monkeypatch.setenv("WANDB_RUN_ID", run)
+        assert commands.run([*arguments, "model=mlp", f"batch_size={size}", *tiny]) == 0
+    studies = {path.stem: json.loads(path.read_text())["cells"] for path in (tmp_path / "studies").glob("*.json")}
+    sizes = {name: {cell["fields"]["batch_size"] for cell in cells} for name, cells in studies.items()}
+    assert sizes == {"quick_sweep_first": {4}, "quick_sweep_second": {16}}
+    capsys.readouterr()
+    assert commands.run(["+experiments=quick", "model=mlp", "batch_size=4,16", *tiny], only_plan=True) == 0
+    assert "8 cells, 4 jobs: 4 done, 0 missing" in capsys.readouterr().out
 
 
 def test_an_unknown_experiment_is_named() -> None:

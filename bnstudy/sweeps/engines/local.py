@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures import Future as ConcurrentFuture
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from multiprocessing.context import ForkServerContext
 from multiprocessing.synchronize import RLock
 
@@ -20,6 +23,8 @@ from bnstudy.training.config import EngineConfig
 
 ATTEMPTS = 2
 """How often a job is started whose process died under it."""
+_POOLS = 3
+"""How many pools may break in a row before one job has ended."""
 
 
 def workers(config: EngineConfig) -> int:
@@ -30,8 +35,8 @@ def workers(config: EngineConfig) -> int:
 def run_local(jobs: Sequence[Job], root: str, source: Record, config: EngineConfig) -> Generator[Outcome, None, None]:
     """Run jobs in worker processes, in their order, and yield each outcome as it comes.
 
-    A process that dies is not the job's own fault: the job starts once more, then is reported as "lost". Closing the
-    iterator stops all workers.
+    A process that dies is not the job's own fault: the job starts once more, then is reported as "lost"; a pool that breaks
+    is built again. Closing the iterator stops all workers.
 
     Args:
         jobs: what to run.
@@ -44,30 +49,61 @@ def run_local(jobs: Sequence[Job], root: str, source: Record, config: EngineConf
     # Workers are forked from a server that has the heavy imports behind it and has computed nothing.
     context = _Context()
     context.set_forkserver_preload(["bnstudy.training.measurement", "pandas", "sklearn.datasets", "sklearn.model_selection"])
-    pool = ProcessPool(max_workers=min(workers(config), max(1, len(jobs))), context=context)
-    try:
+    queue, fruitless = deque((job, 1) for job in jobs), 0
+    while queue and fruitless < _POOLS:
+        fruitless += 1
+        pool = ProcessPool(max_workers=min(workers(config), len(queue)), context=context)
         running: dict[ConcurrentFuture[Outcome], tuple[Job, int]] = {}
-        with _interrupts_held_back():  # the pool's threads start here, and its processes inherit their mask
-            for job in jobs:
-                running[pool.schedule(run_job, args=(job, root, source))] = (job, 1)
-        while running:
-            finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-            for future in finished:
-                job, attempt = running.pop(future)
-                try:
-                    yield future.result()
-                except ProcessExpired as death:
-                    if attempt < ATTEMPTS:
-                        again = pool.schedule(run_job, args=(job, root, source, attempt + 1))
-                        running[again] = (job, attempt + 1)
+        try:
+            while queue or running:
+                running |= _hand_over(pool, queue, root, source)
+                if queue:
+                    break
+                finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    job, attempt = running.pop(future)
+                    outcome = _outcome(future, job)
+                    if outcome is None:
+                        queue.append((job, attempt))
+                    elif outcome.status == "lost" and attempt < ATTEMPTS:
+                        queue.append((job, attempt + 1))
                     else:
-                        message = f"its process died {ATTEMPTS} times (exit code {death.exitcode})"
-                        yield Outcome(job.id, "lost", message)
-        pool.close()
-        pool.join()
-    finally:
-        pool.stop()
-        pool.join(timeout=5)
+                        fruitless = 0
+                        yield outcome
+                if not finished and not pool.active:  # whoever has not been told by now never will be
+                    break
+            queue.extend(running.values())  # of a pool that broke: what it had done already is found in the store
+        finally:
+            pool.stop()
+            pool.join(timeout=5)
+    for job, _ in queue:
+        yield Outcome(job.id, "lost", f"no process would run it: {_POOLS} pools of workers broke in a row")
+
+
+def _hand_over(
+    pool: ProcessPool, queue: deque[tuple[Job, int]], root: str, source: Record
+) -> dict[ConcurrentFuture[Outcome], tuple[Job, int]]:
+    """Schedule what is queued; what a broken pool does not take stays in the queue."""
+    taken: dict[ConcurrentFuture[Outcome], tuple[Job, int]] = {}
+    # The pool's threads start with the first job, and its processes inherit their mask.
+    with _interrupts_held_back(), contextlib.suppress(RuntimeError):
+        while queue:
+            job, attempt = queue[0]
+            future = pool.schedule(run_job, args=(job, root, source, attempt))
+            taken[future] = queue.popleft()
+    return taken
+
+
+def _outcome(future: ConcurrentFuture[Outcome], job: Job) -> Outcome | None:
+    """What became of a job; None where the whole pool broke (an idle worker died), which is not the job's fault."""
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return None
+    except ProcessExpired as death:
+        return Outcome(job.id, "lost", f"its process died {ATTEMPTS} times (exit code {death.exitcode})")
+    except Exception as error:  # its own exceptions are recorded: it could not begin, or not end
+        return Outcome(job.id, "lost", f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 class _Context(ForkServerContext):
@@ -90,6 +126,7 @@ class _Context(ForkServerContext):
 @contextlib.contextmanager
 def _interrupts_held_back() -> Iterator[None]:
     """Block SIGINT in this thread and in what it starts: Ctrl-C reaches every process of a terminal, and is the parent's."""
+    resource_tracker.ensure_running()  # when it starts, it unblocks SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

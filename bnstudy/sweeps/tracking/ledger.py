@@ -69,7 +69,10 @@ class Ledger:
         write_json(self._path(job), {"job": job, "runs": entries})
 
     def has(self, job: str, count: int, server: str | None = None) -> bool:
-        """Whether that many runs of a job were written, and sent to `server` where given; contents are not compared."""
+        """Whether that many runs of a job were written, and sent to `server` where given; contents are not compared.
+
+        Servers here are destinations as `sending.destination` names them.
+        """
         entries = self.entries(job).values()
         return sum(server is None or server in entry["servers"] for entry in entries) >= count
 

@@ -16,10 +16,12 @@ from types import TracebackType
 
 from bnstudy.sweeps.plan import Job, Plan
 from bnstudy.sweeps.tracking.ledger import Ledger
-from bnstudy.sweeps.tracking.sending import server
+from bnstudy.sweeps.tracking.sending import destination
 
 PATIENCE = 25.0
 """Seconds without a sign of life after which the mirror is ended; above every wait of its own."""
+_PIECE = 4096
+"""Bytes at a time into a pipe; it takes all of them or none."""
 
 
 class Mirror:
@@ -40,6 +42,8 @@ class Mirror:
         self.root, self.study, self.mode = Path(root), study, mode
         self.process: subprocess.Popen[bytes] | None = None
         self.problem: str | None = None
+        self._waiting = b""  # names of jobs that the child has not taken yet
+        self._said = b""  # the beginning of a line of the child's
         self.seconds = 0.0
         """How long the study waited for the mirror at its end."""
 
@@ -66,16 +70,18 @@ class Mirror:
             self.problem = f"the mirror cannot start ({error.strerror})"
             return
         assert self.process.stdin is not None
+        assert self.process.stdout is not None
         os.set_blocking(self.process.stdin.fileno(), False)
+        os.set_blocking(self.process.stdout.fileno(), False)
 
     def expect(self, plan: Plan, todo: Sequence[Job]) -> None:
         """Get ready for jobs that are to run, and make up for those that were done before and are not mirrored."""
         if self.mode == "disabled":
             return
-        ledger, url = Ledger(self.root, self.study), server() if self.mode == "online" else None
+        ledger, place = Ledger(self.root, self.study), destination() if self.mode == "online" else None
         for job, record in plan.done.items():
             arms = sum(job in cell.jobs for cell in plan.cells)
-            if not ledger.has(job, arms * len(record["seeds"]), url):
+            if not ledger.has(job, arms * len(record["seeds"]), place):
                 self.add(job)
         if todo:
             self.start()
@@ -83,20 +89,17 @@ class Mirror:
     def add(self, job: str) -> None:
         """Have a job mirrored that is in the store as done."""
         self.start()
-        if self.process is not None and self.process.stdin is not None:
-            with contextlib.suppress(OSError):  # gone or stuck: told at the end, and made up for later
-                os.write(self.process.stdin.fileno(), f"{job}\n".encode())
+        if self.process is not None:
+            self._waiting += f"{job}\n".encode()
+            self._pass_on()
+            self._hear()
 
     def finish(self) -> None:
         """Wait for the mirror as long as it gets on."""
         process = self.process
         if process is None:
             return
-        assert process.stdin is not None
-        assert process.stdout is not None
         begun = time.monotonic()
-        with contextlib.suppress(OSError):
-            process.stdin.close()
         try:
             ended = self._listen(process)
         except KeyboardInterrupt:
@@ -109,19 +112,49 @@ class Mirror:
         self.seconds = time.monotonic() - begun
 
     def _listen(self, process: subprocess.Popen[bytes]) -> bool:
+        """Hand over the rest and hear the child out; False once it has been silent for too long."""
+        assert process.stdin is not None
         assert process.stdout is not None
-        rest = b""
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
-            while selector.select(PATIENCE):
-                if not (piece := os.read(process.stdout.fileno(), 65536)):
-                    with contextlib.suppress(subprocess.TimeoutExpired):
-                        process.wait(PATIENCE)
-                    return process.returncode is not None
-                *lines, rest = (rest + piece).split(b"\n")
+            selector.register(process.stdin, selectors.EVENT_WRITE)
+            while ready := selector.select(PATIENCE):
+                for key, _ in ready:
+                    if key.fileobj is process.stdin:
+                        self._pass_on()
+                        if not self._waiting:
+                            selector.unregister(process.stdin)
+                            process.stdin.close()
+                    elif not self._hear():
+                        with contextlib.suppress(subprocess.TimeoutExpired):
+                            process.wait(PATIENCE)
+                        return process.returncode is not None
+        return False
+
+    def _pass_on(self) -> None:
+        """Write to the child what its pipe takes."""
+        assert self.process is not None
+        assert self.process.stdin is not None
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[os.write(self.process.stdin.fileno(), self._waiting[:_PIECE]) :]
+        except BlockingIOError:
+            pass  # full: the rest goes with the next job, or at the end
+        except OSError:
+            self._waiting = b""  # gone: told at the end, and made up for later
+
+    def _hear(self) -> bool:
+        """Read what the child has said, before its pipe is full and it waits for us; whether it may say more."""
+        assert self.process is not None
+        assert self.process.stdout is not None
+        try:
+            while piece := os.read(self.process.stdout.fileno(), 65536):
+                *lines, self._said = (self._said + piece).split(b"\n")
                 for line in lines:
                     with contextlib.suppress(ValueError):
                         self.problem = self.problem or json.loads(line).get("problem")
+        except BlockingIOError:
+            return True
         return False
 
     def stop(self) -> None:

@@ -17,7 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bnstudy.sweeps.redaction import redacted
 from bnstudy.sweeps.tracking.ledger import Entry, Ledger
+from bnstudy.sweeps.tracking.record import PROJECT
 
 PROBE = 3.0
 """Seconds that a server may take to accept a connection."""
@@ -52,6 +54,13 @@ def server() -> str:
     return settings.get("default", "base_url", fallback=_CLOUD).rstrip("/")
 
 
+def destination() -> str:
+    """Where runs go, for the ledger: the server, and entity and project where the environment names others than usual."""
+    entity, project = os.environ.get("WANDB_ENTITY", ""), os.environ.get("WANDB_PROJECT") or PROJECT
+    place = redacted(server())
+    return place if (entity, project) == ("", PROJECT) else f"{place}/{entity}/{project}"
+
+
 def send_runs(ledger: Ledger, jobs: Mapping[str, Sequence[str]], heard: Callable[[], None] = lambda: None) -> Sent:
     """Send written runs that the server does not have, some at a time.
 
@@ -68,8 +77,8 @@ def send_runs(ledger: Ledger, jobs: Mapping[str, Sequence[str]], heard: Callable
 
     Source: bnstudy issue 5, parts 2 and 5.
     """
-    url = server()
-    waiting = _unsent(ledger, jobs, url)
+    url, place = server(), destination()
+    waiting = _unsent(ledger, jobs, place)
     if not waiting:
         return Sent(0, None)
     if (problem := _probe(url)) is not None:
@@ -77,7 +86,7 @@ def send_runs(ledger: Ledger, jobs: Mapping[str, Sequence[str]], heard: Callable
     count = 0
     try:
         with ledger.lock("sending", seconds=1.0):
-            waiting = _unsent(ledger, jobs, url)
+            waiting = _unsent(ledger, jobs, place)
             for start in range(0, len(waiting), AT_ONCE):
                 batch = waiting[start : start + AT_ONCE]
                 for _, _, _, file in batch:
@@ -86,19 +95,20 @@ def send_runs(ledger: Ledger, jobs: Mapping[str, Sequence[str]], heard: Callable
                 arrived = [item for item in batch if _marker(item[3]).exists()]
                 count += len(arrived)
                 for job in {item[0] for item in arrived}:
-                    ledger.sent(job, {run: entry for owner, run, entry, _ in arrived if owner == job}, url)
+                    ledger.sent(job, {run: entry for owner, run, entry, _ in arrived if owner == job}, place)
                 if len(arrived) < len(batch):
-                    return Sent(count, f"{len(waiting) - count} of {len(waiting)} runs were not sent to {url} ({reason})")
+                    missed = f"{len(waiting) - count} of {len(waiting)} runs were not sent"
+                    return Sent(count, f"{missed} to {redacted(url)} ({reason})")
     except OSError as error:  # TimeoutError is one
         return Sent(count, f"runs were not sent ({error.strerror or error})")
     return Sent(count, None)
 
 
-def _unsent(ledger: Ledger, jobs: Mapping[str, Sequence[str]], url: str) -> list[tuple[str, str, Entry, Path]]:
+def _unsent(ledger: Ledger, jobs: Mapping[str, Sequence[str]], place: str) -> list[tuple[str, str, Entry, Path]]:
     found = []
     for job, runs in jobs.items():
         for run, entry in ledger.entries(job).items():
-            if run in runs and url not in entry["servers"] and (file := ledger.run_file(entry)) is not None:
+            if run in runs and place not in entry["servers"] and (file := ledger.run_file(entry)) is not None:
                 found.append((job, run, entry, file))
     return found
 
@@ -111,7 +121,7 @@ def _probe(url: str) -> str | None:
     """Why a server cannot be reached; None if it accepts a connection, or stands behind a proxy."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        return f"{url!r} is no address of a server"
+        return f"{redacted(url)!r} is no address of a server"
     if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(parts.hostname):
         return None
     try:
@@ -119,7 +129,7 @@ def _probe(url: str) -> str | None:
         with socket.create_connection((parts.hostname, port), timeout=PROBE):
             return None
     except (OSError, ValueError) as error:
-        return f"{url} cannot be reached ({getattr(error, 'strerror', None) or error})"
+        return f"{redacted(url)} cannot be reached ({getattr(error, 'strerror', None) or error})"
 
 
 def _sync(files: Sequence[Path], folder: Path, url: str, heard: Callable[[], None]) -> str:
@@ -177,6 +187,4 @@ def _listen(process: subprocess.Popen[bytes], files: Sequence[Path], heard: Call
 
 def _plain(raw: bytes) -> str:
     """A line for people: no colours, no prefix, and the key never."""
-    line = raw.decode(errors="replace").strip().removeprefix("wandb: ")
-    key = os.environ.get("WANDB_API_KEY")
-    return line.replace(key, "…") if key else line
+    return redacted(raw.decode(errors="replace").strip().removeprefix("wandb: "))

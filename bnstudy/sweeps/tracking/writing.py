@@ -7,7 +7,7 @@ import math
 import os
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def prepare(ledger: Ledger) -> None:
         import wandb  # noqa: F401
 
 
-def write_runs(ledger: Ledger, job: str, runs: Sequence[MirroredRun]) -> int:
+def write_runs(ledger: Ledger, job: str, runs: Sequence[MirroredRun], heard: Callable[[], None] = lambda: None) -> int:
     """Write the runs of a job that are not there, or not with this content, as W&B's offline runs.
 
     A run is recorded once its log was read back to its last record, so a run cut short by a full disk or a killed process
@@ -41,6 +41,7 @@ def write_runs(ledger: Ledger, job: str, runs: Sequence[MirroredRun]) -> int:
         ledger: the study's.
         job: whose runs they are.
         runs: what to write.
+        heard: called at every run, since a job may have a hundred.
 
     Returns:
         How many runs were written.
@@ -60,7 +61,7 @@ def write_runs(ledger: Ledger, job: str, runs: Sequence[MirroredRun]) -> int:
             ledger.remove(run.id for run in todo)
             with _environment(ledger.folder):
                 for start in range(0, len(todo), AT_ONCE):
-                    for run, folder in _write(todo[start : start + AT_ONCE], ledger.folder):
+                    for run, folder in _write(todo[start : start + AT_ONCE], ledger.folder, heard):
                         entries[run] = {"digest": digests[run], "folder": folder, "servers": []}
             ledger.save(job, entries)
             return len(todo)
@@ -74,7 +75,7 @@ def _there(ledger: Ledger, entry: Entry | None, digest: str) -> bool:
     return entry is not None and entry["digest"] == digest and (bool(entry["servers"]) or ledger.run_file(entry) is not None)
 
 
-def _write(batch: Sequence[MirroredRun], root: Path) -> list[tuple[str, str]]:
+def _write(batch: Sequence[MirroredRun], root: Path, heard: Callable[[], None]) -> list[tuple[str, str]]:
     open_runs: list[tuple[MirroredRun, Any, Path]] = []
     try:
         import wandb
@@ -109,8 +110,10 @@ def _write(batch: Sequence[MirroredRun], root: Path) -> list[tuple[str, str]]:
             )
             open_runs.append((run, opened, Path(opened.settings.sync_file)))
             _log(run, opened, wandb)
+            heard()
         for _, opened, _ in open_runs:
             opened.finish()
+            heard()
     except Exception as error:  # whatever W&B raises, it must not become the study's
         for _, opened, _ in open_runs:
             with contextlib.suppress(Exception):

@@ -1,0 +1,193 @@
+"""Why a trained model's training mode and evaluation mode disagree."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import nn
+
+from bnstudy.diagnosis import modes
+from bnstudy.diagnosis.batches import Batches, Source, answer
+from bnstudy.diagnosis.evidence import evidence
+from bnstudy.diagnosis.measure import levels, reference, statistics_of
+from bnstudy.diagnosis.normlayers import NormLayer, norm_layers
+from bnstudy.diagnosis.result import Diagnosis
+from bnstudy.diagnosis.rules.case import Case
+from bnstudy.diagnosis.rules.verdict import findings
+from bnstudy.diagnosis.scoring import HIGHER, LOWER, NAMED, Metric, default_metrics
+from bnstudy.diagnosis.swaps import Row, swaps
+from bnstudy.diagnosis.tables import layers_table, levels_table, terms_table
+from bnstudy.errors import UserError
+
+Progress = Callable[[str, int, int | None], None]
+"""Called after every forward pass: what is being done, passes so far, passes in all (None where not known)."""
+
+
+def diagnose(
+    model: nn.Module,
+    batches: Batches,
+    metric: str | Metric | Mapping[str, Metric] | None = None,
+    *,
+    evaluation_batches: Batches | None = None,
+    higher_is_better: bool | None = None,
+    swap_batches: int = 2,
+    swap_layers: Sequence[str] = ("*",),
+    limit: int | None = None,
+    seed: int = 0,
+    progress: Progress = lambda what, done, total: None,
+) -> Diagnosis:
+    """Measure a model in training and in evaluation mode, split the gap into its causes, and say which it is.
+
+    On frozen weights, all on the same batches: the metric in evaluation mode (`own`) and on batch statistics (`batch`), and
+    on two statistics measured on the batches in between, so that own − batch = bessel + lag + pooling + noise as in
+    DESIGN.md, section 2, with k from each layer's own convention. Dropout and whatever else changes with the mode stays in
+    evaluation mode; what it does is a term of its own (`other`). Then, by rules whose thresholds come from the measured
+    standard errors, findings. A layer's stored statistics are judged against moving averages redrawn from the very
+    batches, with its own momentum: what luck alone would have stored.
+
+    At most 9 forward passes over the batches, and swap_batches · (1 + layers) passes of single ones. Memory does not grow
+    with the number of batches. The model is left to the last bit as it was, and so are the random generators.
+
+    Args:
+        model: any module with BatchNorm layers, its weights loaded; on any device.
+        batches: inputs, or pairs (inputs, targets), prepared as in training and of the training batch size: a list, a
+            DataLoader, or a function that returns an iterator. Twenty or more are good.
+        metric: "accuracy", "loss", "mse", "output_rms", a function of (outputs, targets) that returns a number or one a
+            sample, or several by name. Default: accuracy and loss where targets are classes, mse where they are values
+            shaped like the outputs, else output_rms.
+        evaluation_batches: a second set on which evaluation mode disappoints. Default: none.
+        higher_is_better: of a function given as metric. Default: None, unknown: any large difference counts as harm.
+        swap_batches: batches on which each layer's statistics are swapped alone; 0 for no swaps. Default: 2.
+        swap_layers: patterns of layer names, as in a shell, to swap. Default: all.
+        limit: batches to use at most. Default: all.
+        seed: of dropout, shuffling loaders and redrawn averages.
+        progress: called after every forward pass.
+
+    Returns:
+        Findings, tables and what was asked.
+
+    Raises:
+        UserError: no BatchNorm layer, no batch, a batch that leaves a layer one value per channel, inputs or batch-mode
+            outputs that are not finite, a metric that fails, batches that can be read only once.
+
+    Source: bnstudy issue 7; Ioffe & Szegedy 2015, Algorithm 2, and Wu & Johnson 2021, section 3, for the statistics.
+    """
+    started = time.monotonic()
+    layers = norm_layers(model)
+    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    source = Source(batches, "batches", device, limit)
+    second = None if evaluation_batches is None else Source(evaluation_batches, "evaluation_batches", device, limit)
+    random = torch.Generator().manual_seed(seed)
+    swapped: dict[NormLayer, Row] = {}
+    with modes.untouched(model, seed):
+        batch = next(iter(source))
+        with modes.evaluation(model, dict.fromkeys(layers)):
+            chosen = _metrics(metric, answer(model, batch), batch.targets)
+        case = _case(model, layers, source, chosen, higher_is_better, random, progress, "batches")
+        if second is not None:
+            other = _case(model, layers, second, chosen, higher_is_better, random, progress, "evaluation batches")
+            case = Case(**(vars(case) | {"evaluation": other}))
+        if swap_batches:
+            wanted = [
+                one.layer
+                for one in case.found
+                if one.layer.stored is not None and any(fnmatchcase(one.layer.name, pattern) for pattern in swap_layers)
+            ]
+            if not wanted:
+                raise UserError(
+                    f"swap_layers: {', '.join(swap_layers)} fits no layer with stored statistics; "
+                    f"use patterns for names such as {case.found[0].layer.name!r}"
+                )
+            least = min(swap_batches, case.seen.batches)
+            step = _counting(progress, f"swapping {len(wanted)} layers", least * (1 + len(wanted)))
+            swapped = swaps(model, layers, wanted, source, least, chosen, step)
+        found = findings(case)
+    table = layers_table(case.found, swapped)
+    setting: dict[str, Any] = {
+        "model": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "metric": case.metrics[0],
+        "direction": case.directions[case.metrics[0]],
+        "batches": case.seen.batches,
+        "samples": case.seen.samples,
+        "batch_size": case.seen.largest,
+        "evaluation_samples": None if case.evaluation is None else case.evaluation.seen.samples,
+        "passes": case.seen.passes + case.levels.passes,
+        "swap_passes": min(swap_batches, case.seen.batches) * (1 + len(swapped)) if swapped else 0,
+        "seconds": round(time.monotonic() - started, 3),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+        "versions": {"bnstudy": version("bnstudy"), "torch": torch.__version__, "python": platform.python_version()},
+    }
+    return Diagnosis(found, levels_table(case.levels), terms_table(case.levels), table, setting)
+
+
+def _case(
+    model: nn.Module,
+    layers: list[NormLayer],
+    source: Source,
+    metrics: Mapping[str, Metric],
+    higher: bool | None,
+    random: torch.Generator,
+    progress: Progress,
+    what: str,
+) -> Case:
+    """Both sweeps over one set of batches."""
+    count = source.expected
+    step = _counting(progress, f"{what}: what the layers see", None if count is None else 2 * count)
+    seen = reference(model, layers, source, step)
+    conditions = statistics_of(seen.inputs)
+    step = _counting(progress, f"{what}: metrics in every mode", (1 + len(conditions)) * seen.batches)
+    measured = levels(model, source, metrics, conditions, step)
+    with modes.training(model):
+        kept = [layer for layer in layers if not layer.fixed and not layer.module.training]
+    directions = {name: _direction(name, higher) for name in metrics}
+    return Case(model, layers, seen, evidence(seen, random), measured, directions, kept)
+
+
+def _metrics(metric: str | Metric | Mapping[str, Metric] | None, outputs: torch.Tensor, targets: Any) -> dict[str, Metric]:
+    if metric is None:
+        return default_metrics(outputs, targets)
+    if isinstance(metric, str):
+        if metric not in NAMED:
+            raise UserError(f"metric: {metric!r} is unknown; use {', '.join(NAMED)}, or a function of (outputs, targets)")
+        return {metric: NAMED[metric]}
+    if isinstance(metric, Mapping):
+        if not metric:
+            raise UserError("metric: an empty mapping; give at least one function of (outputs, targets)")
+        return dict(metric)
+    if not callable(metric):
+        raise UserError(f"metric: a {type(metric).__name__} is no function; use {', '.join(NAMED)}, or a function")
+    return {getattr(metric, "__name__", type(metric).__name__): metric}
+
+
+def _direction(name: str, higher: bool | None) -> str | None:
+    if name in HIGHER:
+        return "higher"
+    if name in LOWER:
+        return "lower"
+    return None if higher is None else "higher" if higher else "lower"
+
+
+def _counting(progress: Progress, what: str, total: int | None) -> Callable[[], None]:
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        progress(what, done, total)
+
+    progress(what, 0, total)
+    return step
+
+
+def _processor() -> str:
+    return f"CPU, {os.cpu_count()} cores"

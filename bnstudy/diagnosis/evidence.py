@@ -1,0 +1,173 @@
+"""What the first sweep says about each layer, in numbers that rules can weigh."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bnstudy.diagnosis.measure import Reference
+from bnstudy.diagnosis.moments import Inputs
+from bnstudy.diagnosis.normlayers import NormLayer
+from bnstudy.diagnosis.nulls import Deviation, Weights, deviation, redrawn, weights
+from bnstudy.diagnosis.scoring import Measured
+from bnstudy.training.estimates import inverse_effective_size, ratio_of_means, varying
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How a layer's stored statistics compare with those of the batches.
+
+    Args:
+        deviation: by channel.
+        distance: squared Fisher distance, mean over usable channels.
+        lucky: the same of redrawn moving averages, (replicates,); empty where one batch leaves no spread.
+        reference: the same of the reference's own error.
+        redrawn: deviations of redrawn averages, (replicates, channels); None likewise.
+        start: share of the start values 0 and 1 that fits the stored statistics best, by least squares.
+        start_explains: share of `distance` that it takes away.
+        usable: channels that vary and have sound stored statistics.
+    """
+
+    deviation: Deviation
+    distance: float
+    lucky: Tensor
+    reference: Tensor
+    redrawn: Deviation | None
+    start: float
+    start_explains: float
+    usable: Tensor
+
+    @property
+    def expected(self) -> float:
+        """Mean squared distance of a moving average that only luck moves; NaN from one batch."""
+        return float(self.lucky.mean()) if len(self.lucky) else math.nan
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One layer.
+
+    Args:
+        layer, inputs: itself and what it sees.
+        position: its place in the order of execution, from 0.
+        alive: channels that are not constant over the batches, (channels,).
+        broken: channels whose stored mean or variance is NaN, infinite, or a variance below 0.
+        zero_gain: channels with γ = 0.
+        inverse: 1/m_eff, averaged over living channels; see `bnstudy.training.estimates`.
+        composition: variance of the batch means over what samples drawn at random would give; 1 for random batches.
+        sample_inverse: 1/m_eff from the variance of the samples' own means, as if samples were drawn at random.
+        stored: None where the layer stores nothing, or nothing sound.
+    """
+
+    layer: NormLayer
+    inputs: Inputs
+    position: int
+    alive: Tensor
+    broken: Tensor
+    zero_gain: Tensor
+    inverse: Measured
+    composition: Measured
+    sample_inverse: float
+    stored: Stored | None
+
+
+def evidence(seen: Reference, random: torch.Generator) -> list[Evidence]:
+    """Weigh every layer, in order of execution.
+
+    Args:
+        seen: the first sweep.
+        random: draws the moving averages; layers of like momentum, count and batches share the draws, so that what
+            their batches have in common stays in common.
+    """
+    drawn: dict[tuple[int, float | None, int | None], Weights] = {}
+    return [_of(layer, inputs, place, drawn, random) for place, (layer, inputs) in enumerate(seen.inputs.items())]
+
+
+def _of(
+    layer: NormLayer,
+    inputs: Inputs,
+    position: int,
+    drawn: dict[tuple[int, float | None, int | None], Weights],
+    random: torch.Generator,
+) -> Evidence:
+    population = inputs.population
+    pooled = population.pooled.cpu()
+    alive = varying(population.mean.cpu(), pooled)
+    none = torch.zeros_like(alive)
+    broken = none
+    if layer.stored is not None:
+        mean, var = (value.detach().cpu() for value in layer.stored)
+        broken = ~(mean.isfinite() & var.isfinite() & (var >= 0))
+    gain = layer.gain
+    inverse, composition, samples = _sizes(inputs, alive)
+    stored = None
+    if layer.stored is not None:
+        usable = alive & ~broken & (layer.stored[1].detach().cpu() > 0)
+        key = (len(inputs.means), layer.momentum, layer.updates)
+        if len(inputs.means) > 1 and key not in drawn:
+            drawn[key] = weights(*key, random)
+        stored = _stored(layer, inputs, usable, drawn.get(key)) if bool(usable.any()) else None
+    return Evidence(
+        layer=layer,
+        inputs=inputs,
+        position=position,
+        alive=alive,
+        broken=broken,
+        zero_gain=none if gain is None else gain.cpu() == 0,
+        inverse=inverse,
+        composition=composition,
+        sample_inverse=samples,
+        stored=stored,
+    )
+
+
+def _stored(layer: NormLayer, inputs: Inputs, usable: Tensor, drawn: Weights | None) -> Stored:
+    seen = deviation(layer, inputs, usable)
+    distance = float(seen.distance(usable))
+    start = Deviation(-seen.mean * 0, seen.var * 0)
+    # Towards the start values: μ̂ = (1-w)·μ and v = (1-w)·E + w, so Δμ = -w·μ and Δv = w·(1-E), in units of σ and E.
+    population = inputs.population
+    pooled, mean = population.pooled.double().cpu(), population.mean.double().cpu()
+    level = torch.where(usable, pooled, 1.0)
+    start = Deviation(torch.where(usable, -mean / level.sqrt(), 0.0), torch.where(usable, 1 / level - 1, 0.0))
+    linear = Deviation(seen.mean, torch.where(usable, seen.var.exp() - 1, 0.0))
+    product = (linear.mean * start.mean + linear.var * start.var / 2).sum()
+    square = (start.mean.square() + start.var.square() / 2).sum()
+    share = float(product / square) if square > 0 else 0.0
+    left = Deviation(linear.mean - share * start.mean, linear.var - share * start.var).distance(usable)
+    whole = linear.distance(usable)
+    lucky = reference = torch.empty(0, dtype=torch.float64)
+    again = None
+    if drawn is not None:
+        again, own = redrawn(layer, inputs, drawn, usable)
+        lucky, reference = again.distance(usable), own.distance(usable)
+    explains = float(1 - left / whole) if whole > 0 else 0.0
+    return Stored(seen, distance, lucky, reference, again, share, explains, usable)
+
+
+def _sizes(inputs: Inputs, alive: Tensor) -> tuple[Measured, Measured, float]:
+    """1/m_eff; the variance of batch means over that of random batches; 1/m_eff of random samples."""
+    nothing = Measured(math.nan, math.nan)
+    whole = inputs.whole
+    means, variances, between = inputs.means[whole], inputs.variances[whole], inputs.between[whole]
+    if not bool(alive.any()):
+        return nothing, nothing, math.nan
+    pooled = torch.where(alive, inputs.population.pooled.double().cpu(), 1.0)
+    apart = (between.double() / pooled)[:, alive].mean(1)  # (batches,)
+    samples = float(apart.mean()) / inputs.samples
+    if len(means) < 2:
+        return nothing, nothing, samples
+    value, error = inverse_effective_size(means[:, None], variances[:, None], alive[None])
+    spread = (means.double() - means.double().mean(0)).square() / pooled
+    above = spread[:, alive].mean(1) * (len(means) / (len(means) - 1)) * inputs.samples
+    ratio = ratio_of_means(above[:, None], apart[:, None])
+    return Measured(float(value), float(error)), Measured(float(ratio.value), float(ratio.error)), samples
+
+
+def by_layer(found: list[Evidence]) -> Mapping[NormLayer, Evidence]:
+    """The same by layer."""
+    return {one.layer: one for one in found}

@@ -1,0 +1,228 @@
+"""Findings about stored statistics that are sound but do not describe the batches: by what pattern they miss them."""
+
+from __future__ import annotations
+
+import math
+
+from bnstudy.analysis.figures.units import listed, plural
+from bnstudy.diagnosis.conventions import Hypothesis
+from bnstudy.diagnosis.evidence import Evidence, Stored
+from bnstudy.diagnosis.result import Finding
+from bnstudy.diagnosis.rules.case import CERTAIN, Case, Effect
+from bnstudy.diagnosis.rules.structural import RECALIBRATE, named
+
+
+def missing(case: Case) -> list[Evidence]:
+    """Layers whose stored statistics lie further from the batches' than the luck of a moving average takes them."""
+    tested = [one for one in case.found if one.stored is not None and len(one.stored.lucky) > 0]
+    return [one for one in tested if one.stored is not None and beyond_luck(one.stored) < CERTAIN / len(tested)]
+
+
+def beyond_luck(stored: Stored, distance: float | None = None) -> float:
+    """The chance that luck alone takes stored statistics so far: of a log-normal through the redrawn distances.
+
+    Args:
+        stored: a layer's.
+        distance: the squared distance to judge. Default: that of what is stored.
+    """
+    from scipy.stats import norm
+
+    logs = stored.lucky.clamp(min=1e-30).log()
+    spread = float(logs.std())
+    value = math.log(max(stored.distance if distance is None else distance, 1e-30))
+    return float(norm.sf((value - float(logs.mean())) / max(spread, 1e-3)))
+
+
+def wrong_convention(case: Case, hypothesis: Hypothesis | None) -> list[Finding]:
+    """Running variances that another convention would have stored.
+
+    Args:
+        case: what was measured.
+        hypothesis: as `bnstudy.diagnosis.conventions.best_hypothesis` found it; None where none fits better.
+    """
+    if hypothesis is None:
+        return []
+    effect = case.worst("own", "population_pooled", both_ways=True) or case.effect(
+        case.metrics[-1], "own", "population_pooled"
+    )
+    rows = sorted(hypothesis.ratios, key=lambda row: row[1])[:5]
+    lines = [
+        f"{name}: stored over expected {ratio:.4f} ± {error:.4f}; `{hypothesis.name}` at m = {m} gives {predicted:.4f}."
+        for name, m, ratio, error, predicted in rows
+    ]
+    own = case.found[0].layer.convention.name
+    return [
+        Finding(
+            "wrong_convention",
+            f"The running statistics are those of a model trained under `{hypothesis.name}`{_who(hypothesis.name)}, and its layers "
+            f"here are `{own}`: every variance is off by the same ratio, a channel like the next.",
+            (
+                f"The pattern of `{hypothesis.name}` fits with amplitude {hypothesis.amplitude:.2f} ± {hypothesis.error:.2f} "
+                f"(1: exactly this convention, 0: `{own}`).",
+                *lines,
+                *([f"`{listed(list(hypothesis.rivals))}` would fit as well."] if hypothesis.rivals else []),
+                f"In {effect.metric} it makes {effect.text} of difference to statistics measured on these batches.",
+            ),
+            f"If the checkpoint comes from another framework, translate its running variances: `bnstudy diagnose … --translate OUT` "
+            "or `bnstudy translate`. Or measure them again: `--recalibrate OUT`.",
+            tuple(one.layer.name for one in case.found),
+            effect.measured.value,
+            effect.measured.error,
+            effect.metric,
+        )
+    ]
+
+
+def off_the_mark(case: Case, taken: set[str]) -> list[Finding]:
+    """Stored statistics under which the model is worse than under those of the batches.
+
+    Too large a momentum if luck explains how far they are; else what pattern they follow: towards the start values (too
+    few updates), the input's side only (other preprocessing), or none (frozen while the weights went on).
+
+    Args:
+        case: what was measured.
+        taken: layers that other findings explain already.
+    """
+    effect = case.worst("own", "population_unbiased")
+    if effect is None:
+        return []
+    rest = [one for one in case.found if one.stored is not None and one.layer.name not in taken]
+    if not rest:
+        return []
+    far = [one for one in missing(case) if one in rest]
+    if not far:
+        return [_noisy(case, rest, effect)]
+    slow = [one for one in far if _slow(one)]
+    if len(slow) * 2 >= len(far):
+        return [_slow_average(case, slow, effect)]
+    if len(rest) > 1 and far == rest[:1]:
+        return [_preprocessing(case, far[0], rest, effect)]
+    return [_stale(case, far, effect)]
+
+
+def _slow(one: Evidence) -> bool:
+    """Whether the start values, or weights of long ago, still count in a moving average."""
+    stored, updates, momentum = one.stored, one.layer.updates, one.layer.momentum
+    if stored is None:
+        return False
+    if stored.redrawn is not None and stored.start > 0 and stored.start_explains > 0.5:
+        return True
+    return updates is not None and momentum is not None and momentum > 0 and 1 / momentum > updates / 10
+
+
+def _noisy(case: Case, rest: list[Evidence], effect: Effect) -> Finding:
+    one = max(rest, key=lambda each: each.stored.distance if each.stored is not None else 0.0)
+    momentum, m = one.layer.momentum, one.inputs.m
+    assert one.stored is not None  # noqa: S101 - of rest
+    worth = 2 / momentum - 1 if momentum else math.nan
+    return Finding(
+        "noisy_average",
+        f"The running statistics rest on about {plural(max(1, round(worth)), 'batch')}".replace("batchs", "batches")
+        + f" of {m} values a channel (momentum {momentum:g}): they are a matter of luck, and evaluation inherits it: "
+        f"{effect.metric} changes by {effect.text}."
+        if momentum
+        else f"The running statistics are as scattered as their few batches: {effect.metric} changes by {effect.text}.",
+        (
+            f"{one.layer.name}: stored statistics lie {_deviation(one.stored.distance)} from those of all batches; a moving average "
+            f"with this momentum over such batches lies {_deviation(one.stored.expected)} away by luck alone, "
+            f"the mean of {case.seen.batches:,} batches {_deviation(float(one.stored.reference.mean()))}.",
+            f"Statistics measured on these batches instead change {effect.metric} by {effect.text} the other way.",
+        ),
+        f"A smaller momentum (0.1 or 0.01, or None for the mean of all batches) towards the end of training. {RECALIBRATE}.",
+        tuple(each.layer.name for each in rest),
+        effect.measured.value,
+        effect.measured.error,
+        effect.metric,
+    )
+
+
+def _slow_average(case: Case, slow: list[Evidence], effect: Effect) -> Finding:
+    one = max(slow, key=lambda each: each.stored.start if each.stored is not None else 0.0)
+    assert one.stored is not None  # noqa: S101 - of slow
+    momentum, updates = one.layer.momentum, one.layer.updates
+    counted = "an uncounted number of" if updates is None else f"{updates:,}"
+    lines = [f"{one.layer.name}: {counted} batches at momentum {momentum if momentum is not None else 'None (cumulative)'}."]
+    if momentum and updates is not None:
+        lines.append(f"So the start values, mean 0 and variance 1, still have a share of {(1 - momentum) ** updates:.2g}.")
+    lines.append(
+        f"Fitted to what is stored, their share is {one.stored.start:.2g}; it explains {100 * one.stored.start_explains:.0f} % of the "
+        f"distance to the batches' statistics ({_deviation(one.stored.distance)}; luck alone: {_deviation(one.stored.expected)})."
+    )
+    return Finding(
+        "slow_average",
+        f"The running statistics of {plural(len(slow), 'layer')} have not caught up with the network: they still remember their "
+        f"start, or weights long gone. {effect.metric} changes by {effect.text} for it.",
+        tuple(lines),
+        f"A larger momentum (PyTorch's default is 0.1; Keras' 0.99 is 0.01 here) or more batches in training mode. {RECALIBRATE}.",
+        tuple(each.layer.name for each in slow),
+        effect.measured.value,
+        effect.measured.error,
+        effect.metric,
+    )
+
+
+def _preprocessing(case: Case, first: Evidence, rest: list[Evidence], effect: Effect) -> Finding:
+    assert first.stored is not None  # noqa: S101 - of those that miss
+    later = max(beyond_luck(one.stored) for one in rest[1:] if one.stored is not None)
+    return Finding(
+        "data_differ",
+        f"Only {first.layer.name!r}, the first BatchNorm layer, stores statistics of other inputs than these; the layers behind it, "
+        "which see them normalised, agree. So the data reach the network in another scale than in training: "
+        f"{effect.metric} changes by {effect.text}.",
+        (
+            f"{first.layer.name}: stored statistics lie {_deviation(first.stored.distance)} from the batches' (luck alone: "
+            f"{_deviation(first.stored.expected)}).",
+            f"The other {plural(len(rest) - 1, 'layer')} lie within luck of them (p up to {later:.2g}).",
+        ),
+        "Compare the preprocessing of training and evaluation: division by 255, mean and standard deviation, colour order.",
+        (first.layer.name,),
+        effect.measured.value,
+        effect.measured.error,
+        effect.metric,
+    )
+
+
+def _stale(case: Case, far: list[Evidence], effect: Effect) -> Finding:
+    worst = sorted(far, key=lambda one: -one.stored.distance if one.stored is not None else 0.0)[:4]
+    lines = [
+        f"{one.layer.name}: stored statistics lie {_deviation(one.stored.distance)} from the batches' (luck alone: "
+        f"{_deviation(one.stored.expected)}), {_direction(one)}."
+        for one in worst
+        if one.stored is not None
+    ]
+    counts = sorted({one.layer.updates for one in case.found if one.layer.updates is not None})
+    if len(counts) > 1:
+        lines.append(f"The layers have not seen equally many batches: {counts[0]:,} to {counts[-1]:,}.")
+    return Finding(
+        "frozen",
+        f"{named(far).capitalize()} store the statistics of another network: the weights went on while the statistics stood still, "
+        f"or weights were averaged or loaded without them. {effect.metric} changes by {effect.text}.",
+        (*lines, "The start values do not explain it, nor a constant ratio, nor the luck of a moving average."),
+        f"{RECALIBRATE}. After weight averaging call torch.optim.swa_utils.update_bn. If these batches are not prepared as in "
+        "training, that alone would look the same: give batches as training saw them, and these as evaluation batches.",
+        tuple(one.layer.name for one in far),
+        effect.measured.value,
+        effect.measured.error,
+        effect.metric,
+    )
+
+
+def _direction(one: Evidence) -> str:
+    assert one.stored is not None  # noqa: S101 - of those that miss
+    usable = one.stored.usable
+    ratio = float(one.stored.deviation.var[usable].mean().exp())
+    shift = float(one.stored.deviation.mean[usable].square().mean().sqrt())
+    return f"variances {ratio:.3g} times theirs, means {shift:.2g} σ off"
+
+
+def _deviation(distance: float) -> str:
+    return f"{math.sqrt(max(distance, 0.0)):.3g}"
+
+
+def _who(name: str) -> str:
+    used = {
+        "consistent_biased": ["Flax", "Keras", "ONNX"],
+        "consistent_unbiased": ["Karpathy's lecture"],
+        "paper": ["PyTorch"],
+    }.get(name, [])
+    return f" (as {listed(used)} do)" if len(used) > 1 else f" (as in {used[0]})" if used else ""
