@@ -52,15 +52,15 @@ class _Fit:
 def best_hypothesis(found: Sequence[Evidence], seen: Reference) -> Hypothesis | None:
     """The convention whose pattern is in the stored statistics, where their own convention's is ruled out.
 
-    A model trained under convention h and evaluated under another stores E_h[s²_accumulate] and E_h[μ_B], the expectations in
-    a network that normalises by h. Against the layers' own expectations that is a deviation log(E_h/E), known for every
+    A model trained under convention h and evaluated under another stores E_h[s²_accumulate] and E_h[μ_B], the expectations
+    in a network that normalises by h. Against the layers' own expectations that is a deviation log(E_h/E), known for every
     channel from the two reference passes. Its amplitude in what is stored is fitted by least squares over all layers,
     each weighted by the luck that its average is due; 0 is the layers' own convention, 1 is h. The standard error is the
     spread of the same fit over redrawn moving averages.
 
     Returns:
-        The best fitting convention with an amplitude that is 1 within its error and not 0, and after which luck explains what is
-        left; None if there is none, or with fewer than two batches.
+        The best fitting convention with an amplitude that is 1 within its error and not 0, and after which luck explains
+        what is left; None if there is none, or with fewer than two batches.
 
     Source: DESIGN.md, section 2, "Words and formulas"; bnstudy issue 7, part 2.
     """
@@ -110,7 +110,7 @@ def _stored(tested: Sequence[Evidence]) -> list[Stored]:
 
 def _pattern(one: Evidence, convention: Convention, other: Population | None) -> Deviation:
     """Where a model trained under a convention would have its statistics, against the layer's own expectations."""
-    assert one.stored is not None  # noqa: S101 - tested
+    assert one.stored is not None
     usable, here = one.stored.usable, one.inputs.population
     there = here if convention.normalize == one.layer.convention.normalize or other is None else other
     stored = there.unbiased if convention.accumulate == "unbiased" else there.biased

@@ -165,7 +165,9 @@ def _metrics(metric: str | Metric | Mapping[str, Metric] | None, outputs: torch.
             raise UserError("metric: an empty mapping; give at least one function of (outputs, targets)")
         return dict(metric)
     if not callable(metric):
-        raise UserError(f"metric: a {type(metric).__name__} is no function; use {', '.join(NAMED)}, or a function")
+        raise UserError(
+            f"metric: something of type {type(metric).__name__} is no function; use {', '.join(NAMED)}, or a function"
+        )
     return {getattr(metric, "__name__", type(metric).__name__): metric}
 
 

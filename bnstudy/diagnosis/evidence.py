@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,9 @@ from bnstudy.diagnosis.normlayers import NormLayer
 from bnstudy.diagnosis.nulls import Deviation, Weights, deviation, redrawn, weights
 from bnstudy.diagnosis.scoring import Measured
 from bnstudy.training.estimates import inverse_effective_size, ratio_of_means, varying
+
+ROUNDING = 1e-9
+"""A 1/m_eff below it is what float32 leaves of batch means that do not vary."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,6 @@ def _of(
 def _stored(layer: NormLayer, inputs: Inputs, usable: Tensor, drawn: Weights | None) -> Stored:
     seen = deviation(layer, inputs, usable)
     distance = float(seen.distance(usable))
-    start = Deviation(-seen.mean * 0, seen.var * 0)
     # Towards the start values: μ̂ = (1-w)·μ and v = (1-w)·E + w, so Δμ = -w·μ and Δv = w·(1-E), in units of σ and E.
     population = inputs.population
     pooled, mean = population.pooled.double().cpu(), population.mean.double().cpu()
@@ -166,8 +167,3 @@ def _sizes(inputs: Inputs, alive: Tensor) -> tuple[Measured, Measured, float]:
     above = spread[:, alive].mean(1) * (len(means) / (len(means) - 1)) * inputs.samples
     ratio = ratio_of_means(above[:, None], apart[:, None])
     return Measured(float(value), float(error)), Measured(float(ratio.value), float(ratio.error)), samples
-
-
-def by_layer(found: list[Evidence]) -> Mapping[NormLayer, Evidence]:
-    """The same by layer."""
-    return {one.layer: one for one in found}

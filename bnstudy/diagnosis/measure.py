@@ -69,7 +69,8 @@ def reference(model: nn.Module, layers: Sequence[NormLayer], source: Source, ste
             step()
             if not bool(outputs.isfinite().all()):
                 raise UserError(
-                    f"model: its outputs for batch {batches + 1} of {source.key} are not finite even on batch statistics, so "
+                    f"model: its outputs for batch {batches + 1} of {source.key} are not finite even on batch statistics, "
+                    "so "
                     "weights or inputs are at fault, not what BatchNorm has stored; look for NaN in the parameters"
                 )
             if batches == 0:
@@ -172,7 +173,7 @@ def _factor(layer: NormLayer, seen: Mapping[NormLayer, Inputs]) -> float:
 
 
 def _unbiased(layer: NormLayer, inputs: Inputs, stored: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """k times the stored variance as if it had been accumulated unbiased, at the given batches' m."""
+    """K times the stored variance as if it had been accumulated unbiased, at the given batches' m."""
     mean, var = stored
     c = bessel(inputs.m)
     roles = (layer.convention.accumulate == "biased", layer.convention.normalize == "unbiased")

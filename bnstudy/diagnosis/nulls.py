@@ -83,7 +83,7 @@ def deviation(layer: NormLayer, inputs: Inputs, usable: Tensor) -> Deviation:
         inputs: what it sees.
         usable: channels whose stored and measured statistics are sound; others give 0.
     """
-    assert layer.stored is not None  # noqa: S101 - the caller asked
+    assert layer.stored is not None
     mean, var = (stored.detach().double().cpu() for stored in layer.stored)
     population = inputs.population
     centre, pooled, expected = (

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from bnstudy.diagnosis.evidence import Evidence
+from bnstudy.diagnosis.evidence import ROUNDING, Evidence
 from bnstudy.diagnosis.measure import Levels
 from bnstudy.diagnosis.normlayers import NormLayer
 from bnstudy.diagnosis.result import CONDITIONS
@@ -54,13 +54,13 @@ def layers_table(found: list[Evidence], swapped: Mapping[NormLayer, Row]) -> pd.
     """A row a BatchNorm layer, in order of execution.
 
     layer, type, channels; m (values per channel in a batch), m_eff with m_eff_se (independent samples that it is worth, as
-    `bnstudy.training.probes` defines it; inf where batch means do not vary), m_eff_samples (the same as if samples were drawn at
-    random, from the spread of their own means), composition (variance of the batch means over that of random batches);
-    batches_tracked, momentum, eps, calls (per forward pass); stored_mean_distance (RMS over channels of (μ̂-μ)/σ),
+    `bnstudy.training.probes` defines it; inf where batch means do not vary), m_eff_samples (the same as if samples were
+    drawn at random, from the spread of their own means), composition (variance of the batch means over that of random
+    batches); batches_tracked, momentum, eps, calls (per forward pass); stored_mean_distance (RMS over channels of (μ̂-μ)/σ),
     variance_ratio with variance_ratio_se (geometric mean over channels of the stored variance over the batches'),
-    distance (√ of the squared Fisher distance of stored from measured statistics), distance_expected (what luck alone makes of
-    it in a moving average); dead, zero_gain, broken (channels); swap_distance and swap_METRIC (what changes in the outputs
-    and metrics if this layer alone goes from batch to stored statistics). NaN where not measured.
+    distance (√ of the squared Fisher distance of stored from measured statistics), distance_expected (what luck alone makes
+    of it in a moving average); dead, zero_gain, broken (channels); swap_distance and swap_METRIC (what changes in the
+    outputs and metrics if this layer alone goes from batch to stored statistics). NaN where not measured.
     """
     return pd.DataFrame([_row(one) | swapped.get(one.layer, {}) for one in found])
 
@@ -68,7 +68,7 @@ def layers_table(found: list[Evidence], swapped: Mapping[NormLayer, Row]) -> pd.
 def _row(one: Evidence) -> dict[str, object]:
     layer, inputs, stored = one.layer, one.inputs, one.stored
     inverse = one.inverse
-    size = math.inf if inverse.value <= 0 else 1 / inverse.value
+    size = 1 / inverse.value if inverse.value > ROUNDING else math.nan if math.isnan(inverse.value) else math.inf
     row: dict[str, object] = {
         "layer": layer.name,
         "type": type(layer.module).__name__,

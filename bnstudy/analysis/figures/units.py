@@ -86,8 +86,8 @@ def p_value(p: float) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """A count with its noun: "1 seed", "8 seeds"."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    """A count with its noun: "1 seed", "8 seeds", "2 batches"."""
+    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('ch') else 's'}"
 
 
 def listed(items: list[str], most: int = 8) -> str:

@@ -87,6 +87,11 @@ class Case:
         """Names of the metrics, the first the primary one."""
         return list(self.levels.means)
 
+    @property
+    def stored_unbiased(self) -> str:
+        """The condition of the stored statistics as k·ema_unbiased: `own` itself where that is what the layers have."""
+        return "ema_unbiased" if "ema_unbiased" in self.levels.distances else "own"
+
     def effect(self, metric: str, first: str, second: str) -> Effect:
         """The difference first − second of a metric.
 

@@ -39,13 +39,16 @@ def shared_layer(case: Case) -> list[Finding]:
         found.append(
             Finding(
                 "shared_layer",
-                f"Layer {one.layer.name!r} runs {len(calls)} times in a forward pass, on inputs of different statistics: training "
+                f"Layer {one.layer.name!r} runs {len(calls)} times in a forward pass, on inputs of different statistics: "
+                "training "
                 f"normalises each by its own, evaluation all by one average of them.{held}{cost}",
                 (
-                    f"Its calls lie {float(apart):.2f} σ apart in their means (RMS over channels and calls) and differ by a factor of "
+                    f"Its calls lie {float(apart):.2f} σ apart in their means (RMS over channels and calls) and differ by "
+                    "a factor of "
                     f"{math.exp(float(scales)):.2f} in their variances.",
                     *(
-                        f"call {number}: mean {float(call.mean.mean()):.3g}, variance {float(call.pooled.mean()):.3g} (over channels)"
+                        f"call {number}: mean {float(call.mean.mean()):.3g}, variance {float(call.pooled.mean()):.3g} "
+                        "(over channels)"
                         for number, call in enumerate(calls[:4], start=1)
                     ),
                 ),
@@ -93,7 +96,8 @@ def overshoot(case: Case) -> list[Finding]:
         size = math.inf if one.inverse.value <= 0 else 1 / one.inverse.value
         lines.append(f"{one.layer.name}: m = {one.inputs.m}, but m_eff = {_size(size)}: its batch means hardly vary.")
     lines.append(
-        f"The unbiased variance is m/(m-1) times too large there; over {plural(len(steady), 'layer')} one behind the other the "
+        f"The unbiased variance is m/(m-1) times too large there; over {plural(len(steady), 'layer')} one behind the "
+        "other the "
         f"outputs shrink by up to {product:.4f}."
     )
     return [
@@ -122,10 +126,12 @@ def _tiny(tiny: list[Evidence], effect: Effect) -> Finding:
         f"{effect.metric} changes by {effect.text}, whatever statistics are stored.",
         (
             f"{least.layer.name}: m = {m}, worth {1 / least.sample_inverse:.1f} independent values.",
-            f"Of {m} Gaussian values the variance has a relative standard error of {spread}; up to m = 5 its inverse has no finite "
+            f"Of {m} Gaussian values the variance has a relative standard error of {spread}; up to m = 5 its inverse has "
+            "no finite "
             "variance.",
         ),
-        "Larger normalisation batches (SyncBatchNorm over devices; accumulating gradients does not help), GroupNorm, or fine-tune "
+        "Larger normalisation batches (SyncBatchNorm over devices; accumulating gradients does not help), GroupNorm, or "
+        "fine-tune "
         "with the statistics frozen. Measuring the statistics again cannot close this gap.",
         tuple(one.layer.name for one in tiny),
         *_numbers(effect),
@@ -137,12 +143,15 @@ def _alike_pixels(few: list[Evidence], least: Evidence, effect: Effect) -> Findi
     return Finding(
         "dependent_samples",
         f"The values of a sample depend on each other: in {named(few)} a batch of {m:,} values a channel is worth only "
-        f"{size:.1f} independent ones, so its statistics are those of very few. {effect.metric} changes by {effect.text} between "
+        f"{size:.1f} independent ones, so its statistics are those of very few. {effect.metric} changes by {effect.text} "
+        "between "
         "training and evaluation mode, whatever statistics are stored.",
         (
-            f"{least.layer.name}: m = {m:,} ({least.inputs.samples} samples of {least.inputs.positions:,} values), m_eff = {size:.1f} from "
+            f"{least.layer.name}: m = {m:,} ({least.inputs.samples} samples of {least.inputs.positions:,} values), m_eff "
+            f"= {size:.1f} from "
             "the spread of the samples' own means.",
-            f"Measured over batches: 1/m_eff = {least.inverse.value:.4f} ± {least.inverse.error:.4f}; of independent values it would be "
+            f"Measured over batches: 1/m_eff = {least.inverse.value:.4f} ± {least.inverse.error:.4f}; of independent "
+            "values it would be "
             f"{1 / m:.4f}.",
         ),
         "More samples a batch (SyncBatchNorm over devices), not larger images; or GroupNorm.",
@@ -161,7 +170,8 @@ def _uneven_batches(case: Case, uneven: list[Evidence], effect: Effect) -> Findi
     ratio = one.composition
     size = math.inf if one.inverse.value <= 0 else 1 / one.inverse.value
     facts = (
-        f"{one.layer.name}: the means of batches vary {ratio.value:.1f} ± {ratio.error:.1f} times as much as those of samples drawn "
+        f"{one.layer.name}: the means of batches vary {ratio.value:.1f} ± {ratio.error:.1f} times as much as those of "
+        "samples drawn "
         "at random would.",
         f"So a batch of {one.inputs.m:,} values is worth {_size(size)} independent ones.",
     )
@@ -177,19 +187,23 @@ def _uneven_batches(case: Case, uneven: list[Evidence], effect: Effect) -> Findi
             f"statistics, evaluation both by one average. {effect.metric} changes by {effect.text}.",
             (
                 *facts,
-                f"The kinds lie {gap:.2f} σ apart (RMS over channels) and account for {100 * share:.0f} % of what sets batches apart; "
+                f"The kinds lie {gap:.2f} σ apart (RMS over channels) and account for {100 * share:.0f} % of what sets "
+                "batches apart; "
                 f"the best split of one kind would account for 64 %.",
             ),
-            "Mix the kinds within every batch, or give each its own statistics (one BatchNorm a domain), also at evaluation.",
+            "Mix the kinds within every batch, or give each its own statistics (one BatchNorm a domain), also at "
+            "evaluation.",
             tuple(each.layer.name for each in uneven),
             *_numbers(effect),
         )
     return Finding(
         "dependent_samples",
-        f"The samples of a batch are more alike than samples drawn at random: batches differ {ratio.value:.1f} times as much as "
+        f"The samples of a batch are more alike than samples drawn at random: batches differ {ratio.value:.1f} times as "
+        "much as "
         f"they should, and {effect.metric} changes by {effect.text} between training and evaluation mode.",
         facts,
-        "Shuffle: sorted classes, frames of one video or crops of one image in a batch look like this. Where it cannot be helped, "
+        "Shuffle: sorted classes, frames of one video or crops of one image in a batch look like this. Where it cannot be "
+        "helped, "
         "use GroupNorm.",
         tuple(each.layer.name for each in uneven),
         *_numbers(effect),

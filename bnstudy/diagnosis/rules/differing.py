@@ -42,11 +42,14 @@ def data_differ(case: Case) -> list[Finding]:
     return [
         Finding(
             "data_differ",
-            f"The evaluation batches are not like the training batches: {plural(len(differing), 'layer')} of {len(apart)} see other "
-            f"statistics, from {place} on. Evaluation uses what training stored, and {effect.metric} changes by {effect.text} "
+            f"The evaluation batches are not like the training batches: {plural(len(differing), 'layer')} of {len(apart)} "
+            "see other "
+            f"statistics, from {place} on. Evaluation uses what training stored, and {effect.metric} changes by "
+            f"{effect.text} "
             "compared with statistics of the evaluation batches.",
             tuple(lines),
-            "Compare the preprocessing and augmentation of the two: scaling, normalisation constants, colour order, resizing, "
+            "Compare the preprocessing and augmentation of the two: scaling, normalisation constants, colour order, "
+            "resizing, "
             "train-only augmentation. If the difference is meant, measure the statistics on evaluation data (AdaBN).",
             tuple(one.layer.name for one, _ in differing),
             effect.measured.value,

@@ -54,18 +54,45 @@ def wrong_convention(case: Case, hypothesis: Hypothesis | None) -> list[Finding]
     return [
         Finding(
             "wrong_convention",
-            f"The running statistics are those of a model trained under `{hypothesis.name}`{_who(hypothesis.name)}, and its layers "
+            f"The running statistics are those of a model trained under `{hypothesis.name}`{_who(hypothesis.name)}, and "
+            "its layers "
             f"here are `{own}`: every variance is off by the same ratio, a channel like the next.",
             (
-                f"The pattern of `{hypothesis.name}` fits with amplitude {hypothesis.amplitude:.2f} ± {hypothesis.error:.2f} "
+                f"The pattern of `{hypothesis.name}` fits with amplitude {hypothesis.amplitude:.2f} ± "
+                f"{hypothesis.error:.2f} "
                 f"(1: exactly this convention, 0: `{own}`).",
                 *lines,
                 *([f"`{listed(list(hypothesis.rivals))}` would fit as well."] if hypothesis.rivals else []),
                 f"In {effect.metric} it makes {effect.text} of difference to statistics measured on these batches.",
             ),
-            f"If the checkpoint comes from another framework, translate its running variances: `bnstudy diagnose … --translate OUT` "
+            "If the checkpoint comes from another framework, translate its running variances: `bnstudy diagnose … "
+            "--translate OUT` "
             "or `bnstudy translate`. Or measure them again: `--recalibrate OUT`.",
             tuple(one.layer.name for one in case.found),
+            effect.measured.value,
+            effect.measured.error,
+            effect.metric,
+        )
+    ]
+
+
+def bessel_cost(case: Case) -> list[Finding]:
+    """What layers lose that store the biased variance, or divide by the unbiased one, by their own convention."""
+    effect = case.worst("own", case.stored_unbiased) if case.stored_unbiased != "own" else None
+    if effect is None:
+        return []
+    own = [one for one in case.found if one.layer.convention.name != "paper" and not one.layer.fixed]
+    least = min(own, key=lambda one: one.inputs.m)
+    m, name = least.inputs.m, least.layer.convention.name
+    return [
+        Finding(
+            "wrong_convention",
+            f"The layers' own convention, `{name}`, stores a variance that does not match the one training divides by: "
+            f"{effect.metric} changes by {effect.text} for the constant m/(m-1) alone.",
+            (f"{least.layer.name}: m = {m}, so the ratio is {m / max(1, m - 1):.4f}.",),
+            "Store the unbiased variance for inference, k·s² of DESIGN.md; at this batch size the choice matters. "
+            f"{RECALIBRATE}.",
+            tuple(one.layer.name for one in own),
             effect.measured.value,
             effect.measured.error,
             effect.metric,
@@ -83,7 +110,7 @@ def off_the_mark(case: Case, taken: set[str]) -> list[Finding]:
         case: what was measured.
         taken: layers that other findings explain already.
     """
-    effect = case.worst("own", "population_unbiased")
+    effect = case.worst(case.stored_unbiased, "population_unbiased")
     if effect is None:
         return []
     rest = [one for one in case.found if one.stored is not None and one.layer.name not in taken]
@@ -113,17 +140,18 @@ def _slow(one: Evidence) -> bool:
 def _noisy(case: Case, rest: list[Evidence], effect: Effect) -> Finding:
     one = max(rest, key=lambda each: each.stored.distance if each.stored is not None else 0.0)
     momentum, m = one.layer.momentum, one.inputs.m
-    assert one.stored is not None  # noqa: S101 - of rest
+    assert one.stored is not None
     worth = 2 / momentum - 1 if momentum else math.nan
     return Finding(
         "noisy_average",
-        f"The running statistics rest on about {plural(max(1, round(worth)), 'batch')}".replace("batchs", "batches")
+        f"The running statistics rest on about {plural(max(1, round(worth)), 'batch')}"
         + f" of {m} values a channel (momentum {momentum:g}): they are a matter of luck, and evaluation inherits it: "
         f"{effect.metric} changes by {effect.text}."
         if momentum
         else f"The running statistics are as scattered as their few batches: {effect.metric} changes by {effect.text}.",
         (
-            f"{one.layer.name}: stored statistics lie {_deviation(one.stored.distance)} from those of all batches; a moving average "
+            f"{one.layer.name}: stored statistics lie {_deviation(one.stored.distance)} from those of all batches; a "
+            "moving average "
             f"with this momentum over such batches lies {_deviation(one.stored.expected)} away by luck alone, "
             f"the mean of {case.seen.batches:,} batches {_deviation(float(one.stored.reference.mean()))}.",
             f"Statistics measured on these batches instead change {effect.metric} by {effect.text} the other way.",
@@ -138,22 +166,26 @@ def _noisy(case: Case, rest: list[Evidence], effect: Effect) -> Finding:
 
 def _slow_average(case: Case, slow: list[Evidence], effect: Effect) -> Finding:
     one = max(slow, key=lambda each: each.stored.start if each.stored is not None else 0.0)
-    assert one.stored is not None  # noqa: S101 - of slow
+    assert one.stored is not None
     momentum, updates = one.layer.momentum, one.layer.updates
     counted = "an uncounted number of" if updates is None else f"{updates:,}"
     lines = [f"{one.layer.name}: {counted} batches at momentum {momentum if momentum is not None else 'None (cumulative)'}."]
     if momentum and updates is not None:
         lines.append(f"So the start values, mean 0 and variance 1, still have a share of {(1 - momentum) ** updates:.2g}.")
     lines.append(
-        f"Fitted to what is stored, their share is {one.stored.start:.2g}; it explains {100 * one.stored.start_explains:.0f} % of the "
-        f"distance to the batches' statistics ({_deviation(one.stored.distance)}; luck alone: {_deviation(one.stored.expected)})."
+        f"Fitted to what is stored, their share is {one.stored.start:.2g}; it explains "
+        f"{100 * one.stored.start_explains:.0f} % of the "
+        f"distance to the batches' statistics ({_deviation(one.stored.distance)}; luck alone: "
+        f"{_deviation(one.stored.expected)})."
     )
     return Finding(
         "slow_average",
-        f"The running statistics of {plural(len(slow), 'layer')} have not caught up with the network: they still remember their "
+        f"The running statistics of {plural(len(slow), 'layer')} have not caught up with the network: they still remember "
+        "their "
         f"start, or weights long gone. {effect.metric} changes by {effect.text} for it.",
         tuple(lines),
-        f"A larger momentum (PyTorch's default is 0.1; Keras' 0.99 is 0.01 here) or more batches in training mode. {RECALIBRATE}.",
+        "A larger momentum (PyTorch's default is 0.1; Keras' 0.99 is 0.01 here) or more batches in training mode. "
+        f"{RECALIBRATE}.",
         tuple(each.layer.name for each in slow),
         effect.measured.value,
         effect.measured.error,
@@ -162,11 +194,12 @@ def _slow_average(case: Case, slow: list[Evidence], effect: Effect) -> Finding:
 
 
 def _preprocessing(case: Case, first: Evidence, rest: list[Evidence], effect: Effect) -> Finding:
-    assert first.stored is not None  # noqa: S101 - of those that miss
+    assert first.stored is not None
     later = max(beyond_luck(one.stored) for one in rest[1:] if one.stored is not None)
     return Finding(
         "data_differ",
-        f"Only {first.layer.name!r}, the first BatchNorm layer, stores statistics of other inputs than these; the layers behind it, "
+        f"Only {first.layer.name!r}, the first BatchNorm layer, stores statistics of other inputs than these; the layers "
+        "behind it, "
         "which see them normalised, agree. So the data reach the network in another scale than in training: "
         f"{effect.metric} changes by {effect.text}.",
         (
@@ -195,10 +228,12 @@ def _stale(case: Case, far: list[Evidence], effect: Effect) -> Finding:
         lines.append(f"The layers have not seen equally many batches: {counts[0]:,} to {counts[-1]:,}.")
     return Finding(
         "frozen",
-        f"{named(far).capitalize()} store the statistics of another network: the weights went on while the statistics stood still, "
+        f"{named(far, start=True)} store the statistics of another network: the weights went on while the statistics "
+        "stood still, "
         f"or weights were averaged or loaded without them. {effect.metric} changes by {effect.text}.",
         (*lines, "The start values do not explain it, nor a constant ratio, nor the luck of a moving average."),
-        f"{RECALIBRATE}. After weight averaging call torch.optim.swa_utils.update_bn. If these batches are not prepared as in "
+        f"{RECALIBRATE}. After weight averaging call torch.optim.swa_utils.update_bn. If these batches are not prepared "
+        "as in "
         "training, that alone would look the same: give batches as training saw them, and these as evaluation batches.",
         tuple(one.layer.name for one in far),
         effect.measured.value,
@@ -208,7 +243,7 @@ def _stale(case: Case, far: list[Evidence], effect: Effect) -> Finding:
 
 
 def _direction(one: Evidence) -> str:
-    assert one.stored is not None  # noqa: S101 - of those that miss
+    assert one.stored is not None
     usable = one.stored.usable
     ratio = float(one.stored.deviation.var[usable].mean().exp())
     shift = float(one.stored.deviation.mean[usable].square().mean().sqrt())

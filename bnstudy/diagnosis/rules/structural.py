@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from bnstudy.analysis.figures.units import listed, plural
 from bnstudy.diagnosis.evidence import Evidence
-from bnstudy.diagnosis.normlayers import NormLayer
 from bnstudy.diagnosis.result import Finding
 from bnstudy.diagnosis.rules.case import Case
 
 RECALIBRATE = "Measure the statistics again on training batches: `bnstudy diagnose … --recalibrate OUT`"
 
 
-def named(layers: list[NormLayer] | list[Evidence]) -> str:
-    """Layers in a sentence."""
-    names = [repr(one.layer.name if isinstance(one, Evidence) else one.name) for one in layers]
-    return f"{'layer' if len(names) == 1 else 'layers'} {listed(names, 4)}"
+def named(layers: list[Evidence], start: bool = False) -> str:
+    """Layers in a sentence, or at its start."""
+    names = [repr(one.layer.name) for one in layers]
+    noun = "layer" if len(names) == 1 else "layers"
+    return f"{noun.capitalize() if start else noun} {listed(names, 4)}"
 
 
 def invalid_statistics(case: Case) -> list[Finding]:
@@ -35,10 +35,11 @@ def invalid_statistics(case: Case) -> list[Finding]:
     return [
         Finding(
             "invalid_statistics",
-            f"{named(bad).capitalize()} hold running statistics that no data can have. Evaluation mode divides by them; "
+            f"{named(bad, start=True)} hold running statistics that no data can have. Evaluation mode divides by them; "
             "training mode does not look at them, so training seems fine.",
             tuple(lines),
-            "Find the batch that brought the first non-finite input (one is enough: a moving average never forgets NaN) or the "
+            "Find the batch that brought the first non-finite input (one is enough: a moving average never forgets NaN) "
+            "or the "
             f"tool that wrote the checkpoint. {RECALIBRATE}.",
             tuple(one.layer.name for one in bad),
             *_effect(case, "own", "population_pooled"),
@@ -65,13 +66,15 @@ def untouched_statistics(case: Case) -> list[Finding]:
         found.append(
             Finding(
                 "reset",
-                f"{named(again).capitalize()} hold the start values, mean 0 and variance 1, although the model has been trained.",
+                f"{named(again, start=True)} hold the start values, mean 0 and variance 1, although the model has been "
+                "trained.",
                 (
                     f"num_batches_tracked goes up to {counts[-1]:,} in this model, but every channel of "
                     f"{plural(len(again), 'layer')} has exactly mean 0 and variance 1.",
                     *_far(again),
                 ),
-                "Something called reset_running_stats, or the checkpoint was loaded with strict=False and lacked the buffers. "
+                "Something called reset_running_stats, or the checkpoint was loaded with strict=False and lacked the "
+                "buffers. "
                 f"{RECALIBRATE}.",
                 tuple(one.layer.name for one in again),
                 *_effect(case, "own", "population_pooled"),
@@ -81,12 +84,14 @@ def untouched_statistics(case: Case) -> list[Finding]:
         found.append(
             Finding(
                 "never_updated",
-                f"{named(fresh).capitalize()} have never seen a batch in training mode: evaluation uses mean 0 and variance 1.",
+                f"{named(fresh, start=True)} have never seen a batch in training mode: evaluation uses mean 0 and "
+                "variance 1.",
                 (
                     "num_batches_tracked is 0 or absent, and every channel has exactly mean 0 and variance 1.",
                     *_far(fresh),
                 ),
-                "The model was trained with these layers in evaluation mode, or its buffers were not saved (parameters() leaves "
+                "The model was trained with these layers in evaluation mode, or its buffers were not saved (parameters() "
+                "leaves "
                 f"them out, state_dict() does not). {RECALIBRATE}.",
                 tuple(one.layer.name for one in fresh),
                 *_effect(case, "own", "population_pooled"),
@@ -115,7 +120,8 @@ def frozen_by_design(case: Case) -> list[Finding]:
             f"({listed([repr(name) for name in names], 4)}): "
             "what they store is as old as the day they were frozen.",
             tuple(f"{name} {reason}." for name, reason in list(why.items())[:6]),
-            "Fine where it is meant, as in fine-tuning on small batches. Where it is not, leave the layers in training mode with "
+            "Fine where it is meant, as in fine-tuning on small batches. Where it is not, leave the layers in training "
+            "mode with "
             f"momentum 0.1. {RECALIBRATE}, if the weights before them have changed since.",
             tuple(names),
             *_effect(case, "own", "population_pooled"),
@@ -131,7 +137,8 @@ def no_statistics(case: Case) -> list[Finding]:
     return [
         Finding(
             "no_statistics",
-            f"{named(bare).capitalize()} store no statistics (track_running_stats=False): in evaluation mode too, the answer for "
+            f"{named(bare, start=True)} store no statistics (track_running_stats=False): in evaluation mode too, the "
+            "answer for "
             "a sample depends on the other samples of its batch, and a batch of one sample fails or is all β.",
             (f"running_mean and running_var are absent in {len(bare)} of {len(case.found)} layers.",),
             "Build the layers with track_running_stats=True and measure the statistics: `bnstudy.population_statistics`.",
@@ -149,11 +156,13 @@ def dead_channels(case: Case) -> list[Finding]:
     return [
         Finding(
             "dead_channels",
-            f"The input of {plural(sum(int((~one.alive).sum()) for one in dead), 'channel')} in {named(dead)} never varies, in any "
+            f"The input of {plural(sum(int((~one.alive).sum()) for one in dead), 'channel')} in {named(dead)} never "
+            "varies, in any "
             "sample of any batch. Their stored variance goes to 0, and evaluation mode multiplies the slightest change by "
             "γ/√ε, 316·γ at PyTorch's ε.",
             (*lines, f"Constant to float precision over {case.seen.samples:,} samples."),
-            "Look at the layer before: weights at zero, or a ReLU that nothing passes. Re-initialise or prune these channels; "
+            "Look at the layer before: weights at zero, or a ReLU that nothing passes. Re-initialise or prune these "
+            "channels; "
             "a smaller learning rate or a warm-up keeps them alive.",
             tuple(one.layer.name for one in dead),
         )
@@ -175,7 +184,8 @@ def zero_gain(case: Case) -> list[Finding]:
             f"γ is zero in {plural(sum(int(one.zero_gain.sum()) for one in off), 'channel')} of {named(off)}: they give β, "
             "whatever comes in, in both modes.",
             tuple(lines),
-            "Expected right after zero_init_residual, or after pruning. In a trained model: weight decay on γ without gradient, "
+            "Expected right after zero_init_residual, or after pruning. In a trained model: weight decay on γ without "
+            "gradient, "
             "or a branch that never learned; exclude γ from weight decay, or remove the channels.",
             tuple(one.layer.name for one in off),
         )
@@ -185,10 +195,8 @@ def zero_gain(case: Case) -> list[Finding]:
 def _far(layers: list[Evidence]) -> list[str]:
     lines = []
     for one in layers[:2]:
-        if one.stored is not None:
-            lines.append(
-                f"{one.layer.name}: the batches have variances of {_range(one.inputs.population.pooled[one.alive.to(one.inputs.population.pooled.device)].tolist())}."
-            )
+        variances = one.inputs.population.pooled.cpu()[one.alive]
+        lines.append(f"{one.layer.name}: the batches have variances of {_range(variances.tolist())}.")
     return lines
 
 

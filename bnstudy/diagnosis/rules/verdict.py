@@ -16,8 +16,8 @@ def findings(case: Case) -> tuple[Finding, ...]:
     """What is wrong with a model, most important first; one finding of kind "healthy" if nothing is.
 
     Broken and untouched statistics come first, since nothing else can be judged with them; then a wrong convention and data
-    that differ, which are mistakes whatever they cost; then what explains most of the gap; then what costs nothing that these
-    data can show.
+    that differ, which are mistakes whatever they cost; then what explains most of the gap; then what costs nothing that
+    these data can show.
     """
     broken = structural.invalid_statistics(case)
     untouched = structural.untouched_statistics(case)
@@ -28,7 +28,7 @@ def findings(case: Case) -> tuple[Finding, ...]:
     design = {name for finding in frozen for name in finding.layers}
     shared = composition.shared_layer(case)
     costly = [finding for finding in (*shared, *frozen) if finding.effect is not None]
-    weighed = [*costly, *stored.off_the_mark(case, taken | design)]
+    weighed = [*costly, *([] if hypothesis else stored.bessel_cost(case)), *stored.off_the_mark(case, taken | design)]
     if not any(finding.kind == "shared_layer" for finding in costly):
         weighed += composition.batches(case)
     if not certain and not broken and not untouched:
@@ -74,7 +74,7 @@ def _unexplained(case: Case) -> list[Finding]:
         return [
             Finding(
                 "not_separable",
-                f"{plural(batches, 'batch').replace('batchs', 'batches')} do not say how far luck goes.",
+                f"{plural(batches, 'batch')} do not say how far luck goes.",
                 (f"Standard errors over fewer than {FEWEST} batches are too rough for a verdict.",),
                 f"Give {FEWEST - batches} more batches, better {max(20 - batches, 1)}.",
             )
@@ -92,7 +92,8 @@ def _unexplained(case: Case) -> list[Finding]:
     return [
         Finding(
             "not_separable",
-            f"Evaluation mode may be worse: {one.metric} changes by {one.text}, more than twice its own error, but too little to "
+            f"Evaluation mode may be worse: {one.metric} changes by {one.text}, more than twice its own error, but too "
+            "little to "
             "tell from luck.",
             (f"{batches} batches, {case.seen.samples:,} samples.",),
             f"Give {max(1, wanted - batches):,} more batches.",
@@ -160,7 +161,8 @@ def _healthy(case: Case) -> Finding:
         lines.append("Evaluation mode is the better one: statistics of all data are less noisy than those of a batch.")
     return Finding(
         "healthy",
-        "What the BatchNorm layers store is what these batches say, within luck or without consequence; evaluation mode is not "
+        "What the BatchNorm layers store is what these batches say, within luck or without consequence; evaluation mode "
+        "is not "
         "worse for it.",
         tuple(lines),
         "Nothing to do.",
