@@ -53,7 +53,9 @@ def load_factory(key: str, spec: str | None) -> Callable[..., Any]:
             raise UserError(f"{key}: {spec!r} is not there; {owner} has no {part!r}{_offer(value, part)}")
         value = getattr(value, part)
     if not callable(value):
-        raise UserError(f"{key}: {spec!r} is of type {type(value).__name__}, which cannot be called; use a function or a class")
+        raise UserError(
+            f"{key}: {spec!r} is of type {type(value).__name__}, which cannot be called; use a function or a class"
+        )
     factory: Callable[..., Any] = value
     return factory
 
@@ -77,7 +79,7 @@ def call_factory(key: str, spec: str, given: Sequence[Any], named: Mapping[str, 
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        raise UserError(f"{key}: {spec!r} raises {_told(error)}; it is called as {accepted}") from error
+        raise UserError(f"{key}: {spec!r} raises {told(error)}; it is called as {accepted}") from error
 
 
 def source_digest(key: str, spec: str) -> str:
@@ -131,14 +133,14 @@ def _import(key: str, name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise UserError(
-                f"{key}: there is no module {error.name!r} in this folder or on sys.path; use {FORM} of one that Python finds"
+                f"{key}: there is no module {error.name!r} in this folder or on sys.path; use {FORM} of one that is there"
             ) from error
-        raise UserError(f"{key}: importing {name!r} raises {_told(error)}") from error
+        raise UserError(f"{key}: importing {name!r} raises {told(error)}") from error
     except (Exception, SystemExit) as error:  # SystemExit: a script without a guard
-        raise UserError(f"{key}: importing {name!r} raises {_told(error)}") from error
+        raise UserError(f"{key}: importing {name!r} raises {told(error)}") from error
 
 
-def _told(error: BaseException) -> str:
+def told(error: BaseException) -> str:
     """An exception on one line, and the line of code that raised it."""
     lines = str(error).strip().splitlines()
     text = f"{type(error).__name__}{f': {lines[0].strip()}' if lines else ''}"

@@ -40,7 +40,9 @@ class Place:
 def primary_metric(study: Record) -> tuple[str, str]:
     """Split and metric that a study's dashboards show first; accuracy, or R² on a regression, where it declares none."""
     declared = study["study_fields"]
-    regression = any(cell["fields"]["dataset.name"] in ("diabetes", "friedman1") for cell in study["cells"])
+    fields = [cell["fields"] for cell in study["cells"]]
+    tasks = {of.get("dataset.task") for of in fields}  # recorded of imports; the study's own are known by name
+    regression = "regression" in tasks or any(of["dataset.name"] in ("diabetes", "friedman1") for of in fields)
     return declared.get("split") or "test", declared.get("metric") or ("r2" if regression else "accuracy")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import tempfile
@@ -117,17 +118,14 @@ def _remove_if_dead(path: Path) -> None:
     record = read_json(path) or {}  # a host that crashed may leave one that cannot be read: its age decides
     if not _is_dead(path, record):
         return
-    aside = path.with_name(f".{uuid.uuid4().hex}")
-    try:
-        os.rename(path, aside)
-    except FileNotFoundError:
-        return
-    moved = read_json(aside) or {}
-    if (moved.get("pid"), moved.get("since")) != (record.get("pid"), record.get("since")):
-        # Somebody else was quicker, and this is his fresh claim: put it back.
-        with contextlib.suppress(FileExistsError):
-            os.link(aside, path)
-    aside.unlink(missing_ok=True)
+    # Of several that find it dead, one at a time looks whether it is still there; a fresh claim is another file.
+    with contextlib.suppress(FileNotFoundError), open(path, "r+b" if os.access(path, os.W_OK) else "rb") as file:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        now = read_json(path) or {}
+        unchanged = (now.get("pid"), now.get("since")) == (record.get("pid"), record.get("since"))
+        if unchanged and os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+            path.unlink()
 
 
 def _is_dead(path: Path, record: Record, clock: Callable[[Path], float] | None = None) -> bool:
@@ -157,7 +155,7 @@ def _clock_or_own(folder: Path) -> float:
 
 @lru_cache(maxsize=1)
 def _machine() -> str:
-    """This machine since it was started, and the space of its process numbers: containers may share a host name."""
+    """The machine since it was started, and the space of its process numbers: containers may share a host name."""
     try:
         started = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{started} {os.readlink('/proc/self/ns/pid')}"

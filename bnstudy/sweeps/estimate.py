@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from bnstudy.errors import UserError
 from bnstudy.sweeps.plan import Job
-from bnstudy.sweeps.store import Store
+from bnstudy.sweeps.store import Store, is_done
 from bnstudy.sweeps.worker import prepare_process
 
 _PROBE_STEPS = 12
@@ -28,6 +30,7 @@ class Estimate:
         measured: jobs estimated from finished ones of the same kind.
         probed: jobs estimated from a probe.
         disk: bytes that the missing jobs will take.
+        problems: a line on every kind of job whose probe failed; its jobs are in none of the times.
     """
 
     seconds: float
@@ -35,17 +38,18 @@ class Estimate:
     measured: int
     probed: int
     disk: int
+    problems: list[str] = field(default_factory=list)
 
 
 def estimate(jobs: Sequence[Job], store: Store, workers: int) -> Estimate:
-    """Estimate the missing jobs of a plan.
+    """Estimate the jobs that a run would start.
 
     A job takes as long a step as finished jobs of the same data set, model, batch size and number of seeds did. For kinds
     that the store does not know, one job with the fewest and one with the most samples a step are begun for a dozen steps,
     and a step's time is taken to be linear in its samples between them.
 
     Args:
-        jobs: the missing ones.
+        jobs: the missing ones, and the failed ones that are to be tried again.
         store: finished jobs, of whatever study.
         workers: jobs at a time.
 
@@ -56,18 +60,36 @@ def estimate(jobs: Sequence[Job], store: Store, workers: int) -> Estimate:
     unknown: dict[tuple[Any, ...], list[Job]] = {}
     for job in jobs:
         rate = known.get(
-            _kind(job.config.dataset.name, dataclasses.asdict(job.config.model), job.config.batch_size, len(job.seeds))
+            _kind(
+                dataclasses.asdict(job.config.dataset),
+                dataclasses.asdict(job.config.model),
+                job.config.batch_size,
+                len(job.seeds),
+            )
         )
         if rate is None:
-            unknown.setdefault((job.config.dataset.name, *dataclasses.astuple(job.config.model)), []).append(job)
+            unknown.setdefault((repr(job.config.dataset), repr(job.config.model)), []).append(job)
         else:
             seconds[job.id] = rate * job.steps
     measured = len(seconds)
+    problems = []
     for group in unknown.values():
-        seconds |= _probe(group)
+        try:
+            seconds |= _probe(group)
+        except Exception as error:  # no GPU here, or too little memory: the job may run elsewhere, or fail with a record
+            problems.append(_problem(group, error))
     total = sum(seconds.values())
     longest = max(seconds.values(), default=0.0)
-    return Estimate(max(total / workers, longest), total, measured, len(jobs) - measured, size * len(jobs))
+    wall = max(total / workers, longest)
+    return Estimate(wall, total, measured, len(seconds) - measured, size * len(jobs), problems)
+
+
+def _problem(group: Sequence[Job], error: Exception) -> str:
+    """One line on a probe that failed."""
+    reason = (str(error).strip().splitlines() or [""])[0]
+    named = reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"
+    config = group[0].config
+    return f"{len(group)} jobs of model {config.model.name!r} on {config.dataset.name!r} are not estimated: {named}"
 
 
 def _known(store: Store) -> tuple[dict[tuple[Any, ...], float], int]:
@@ -76,18 +98,22 @@ def _known(store: Store) -> tuple[dict[tuple[Any, ...], float], int]:
     sizes = []
     for name in store.job_names():
         record = store.record(name)
-        if record is None or record.get("status") != "done" or not record.get("steps"):
+        if record is None or not is_done(record) or not record.get("steps"):
             continue
         config = record["config"]
-        kind = _kind(config["dataset"]["name"], config["model"], config["batch_size"], len(record["seeds"]))
+        kind = _kind(config["dataset"], config["model"], config["batch_size"], len(record["seeds"]))
         rates.setdefault(kind, []).append(record["seconds"] / record["steps"])
-        sizes.append(sum(file.stat().st_size for file in (store.jobs / name).iterdir()))
+        with contextlib.suppress(OSError):  # another run may be writing there, and its temporary files come and go
+            sizes.append(sum(file.stat().st_size for file in (store.jobs / name).iterdir()))
     mean_size = sum(sizes) // len(sizes) if sizes else 60_000  # a small study's job, for want of any
     return {kind: sum(values) / len(values) for kind, values in rates.items()}, mean_size
 
 
-def _kind(dataset: str, model: dict[str, Any], batch_size: int, seeds: int) -> tuple[Any, ...]:
-    return (dataset, *sorted(model.items()), batch_size, seeds)
+def _kind(dataset: dict[str, Any], model: dict[str, Any], batch_size: int, seeds: int) -> tuple[Any, ...]:
+    named = {"name": dataset["name"], "factory": dataset.get("factory"), "args": dataset.get("args")}
+    # Records from before there were imports have no word of them.
+    parts = [repr(sorted((key, value) for key, value in part.items() if value)) for part in (named, model)]
+    return (*parts, batch_size, seeds)
 
 
 def _probe(group: Sequence[Job]) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bnstudy.batchnorm.conventions import Convention
@@ -35,10 +35,11 @@ def training_fields(config: Config) -> dict[str, Any]:
     """The fields of a configuration that change a training's numbers, by dotted key.
 
     The accumulated variance is not among them (it never touches training, and both are kept), nor the grouping of seeds, nor
-    fields that the chosen data set, model or optimizer does not read.
+    fields that the chosen data set, model or optimizer does not read. Of an import, factory, arguments and the digest of the
+    source are; what the source itself imports is not looked into.
 
     Args:
-        config: with `device` resolved to "cpu" or "cuda".
+        config: with `device` resolved to "cpu" or "cuda", and what `with_imports` fills in.
     """
     fields = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NOT_NUMBERS}
     flat: dict[str, Any] = {"numerics": NUMERICS}
@@ -48,6 +49,7 @@ def training_fields(config: Config) -> dict[str, Any]:
         else:
             flat[key] = value
     unused = {"dataset.root", "dataset.download", "variance.name", "variance.accumulate"}
+    unused |= _unused_of_imports(config)
     wanted = _SYNTHETIC.get(config.dataset.name, ())
     if not config.variance.rescaled:
         unused.add("variance.rescaled")  # younger than many a job: at its default it is not in their names
@@ -69,7 +71,32 @@ def training_fields(config: Config) -> dict[str, Any]:
         unused.add("eps")
     if config.steps is not None:
         unused.add("epochs")
-    return {key: value for key, value in sorted(flat.items()) if key not in unused}
+    kept = {key: value for key, value in flat.items() if key not in unused}
+    for key in ("dataset.args", "model.args"):
+        if key in kept:
+            kept |= dict(_leaves(key, kept.pop(key)))
+    return dict(sorted(kept.items()))
+
+
+def _unused_of_imports(config: Config) -> set[str]:
+    """Fields that only imports read, where there is none, and fields that imports do not read."""
+    unused: set[str] = set()
+    if config.model.imported:
+        unused |= {"model.depth", "model.width"}
+    else:
+        unused |= {"model.factory", "model.args", "model.source"}
+    if not config.dataset.imported:
+        unused |= {"dataset.factory", "dataset.args", "dataset.scale", "dataset.source"}
+    return unused
+
+
+def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """A nested mapping by dotted keys; lists as text."""
+    if isinstance(value, dict):
+        for inner, inner_value in value.items():
+            yield from _leaves(f"{key}.{inner}", inner_value)
+    else:
+        yield key, json.dumps(value, sort_keys=True) if isinstance(value, list | tuple) else value
 
 
 def training_id(config: Config) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import os
 import time
 import traceback
@@ -72,7 +73,7 @@ def run_job(job: Job, root: str, source: Record, attempt: int = 1) -> Outcome:
         common = {
             "training": job.training,
             "seeds": list(job.seeds),
-            "fields": training_fields(job.config),
+            "fields": redacted_fields(training_fields(job.config)),
             "config": redacted_fields(dataclasses.asdict(job.config)),
             "started": started,
             "attempt": attempt,
@@ -109,7 +110,7 @@ def _measure(job: Job, progress: Record, checkpoint: Path) -> tuple[dict[str, pd
     from bnstudy.training.measurement import Checkpoint, measure_block
 
     prepare_process(job.config.engine.threads)
-    dataset = _dataset(dataclasses.astuple(job.config.dataset), job.config.device)
+    dataset = _dataset(json.dumps(dataclasses.asdict(job.config.dataset), sort_keys=True), job.config.device)
 
     def advance(step: int) -> None:
         progress["step"] = step
@@ -124,10 +125,10 @@ def _measure(job: Job, progress: Record, checkpoint: Path) -> tuple[dict[str, pd
 
 
 @lru_cache(maxsize=4)
-def _dataset(fields: tuple[Any, ...], device: str) -> Any:
+def _dataset(fields: str, device: str) -> Any:
     from bnstudy.training.data import load_dataset
 
-    return load_dataset(DatasetConfig(*fields), device)
+    return load_dataset(DatasetConfig(**json.loads(fields)), device)
 
 
 def _unsaved(job: Job, root: str, error: OSError) -> Outcome:

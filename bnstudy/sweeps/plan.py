@@ -13,6 +13,7 @@ from bnstudy.sweeps.identity import job_id, training_fields, training_id
 from bnstudy.sweeps.store import LAYOUT, Record, Store, is_done
 from bnstudy.training.checks import seed_list
 from bnstudy.training.config import Config, VarianceConfig
+from bnstudy.training.shapes import describe
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,8 @@ def make_plan(
     done = {name: record for name, record in found.items() if is_done(record)}
     foreign = [name for name, record in found.items() if record.get("layout") != LAYOUT]
     failed = {name: record for name, record in found.items() if record.get("status") == "failed" and name not in foreign}
-    ordered = [dataclasses.replace(job, failed=failed[job.id].get("started")) if job.id in failed else job for job in ordered]
+    began = {name: record.get("started") for name, record in failed.items()}
+    ordered = [dataclasses.replace(job, failed=began[job.id]) if job.id in began else job for job in ordered]
     missing = [job for job in ordered if job.id not in done and job.id not in failed]
     return Plan(list(cells.values()), ordered, done, failed, missing, foreign)
 
@@ -189,8 +191,13 @@ def _cover(block: tuple[int, ...], finished: Mapping[str, Record]) -> list[tuple
 
 
 def cell_fields(cell: Cell) -> dict[str, Any]:
-    """Flat configuration of a cell, for records: what changes its numbers, and its convention."""
-    return training_fields(cell.config) | {
-        "variance.name": cell.config.variance.name,
-        "variance.accumulate": cell.config.variance.accumulate,
-    }
+    """Flat configuration of a cell, for records: what changes its numbers, its convention, and the task of an import."""
+    task = {"dataset.task": describe(cell.config.dataset).task} if cell.config.dataset.imported else {}
+    return (
+        training_fields(cell.config)
+        | task
+        | {
+            "variance.name": cell.config.variance.name,
+            "variance.accumulate": cell.config.variance.accumulate,
+        }
+    )

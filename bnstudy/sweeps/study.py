@@ -19,6 +19,7 @@ from bnstudy.sweeps.job import Outcome
 from bnstudy.sweeps.plan import Plan, cell_fields, make_plan
 from bnstudy.sweeps.progress import Display
 from bnstudy.sweeps.provenance import source_state
+from bnstudy.sweeps.redaction import redacted_fields
 from bnstudy.sweeps.sharing import run_shared
 from bnstudy.sweeps.store import Record, Store
 from bnstudy.sweeps.tracking.live import Mirror
@@ -26,6 +27,7 @@ from bnstudy.training.checks import check, check_values_per_channel
 from bnstudy.training.config import Config
 from bnstudy.training.files import require_files
 from bnstudy.training.grouping import block_size
+from bnstudy.training.imported import with_imports
 from bnstudy.training.shapes import DatasetShape
 
 
@@ -62,6 +64,7 @@ def plan_study(configs: Sequence[Config]) -> tuple[Plan, Store]:
     Raises:
         UserError: the first thing wrong with a cell.
     """
+    configs = [with_imports(config) for config in configs]
     shapes = [check(config) for config in configs]  # before torch is imported: a typing mistake is told at once
     device = _resolve_device(configs)
     resolved = [dataclasses.replace(config, device=device) for config in configs]
@@ -77,7 +80,7 @@ def plan_study(configs: Sequence[Config]) -> tuple[Plan, Store]:
         if training in size:
             continue
         require_files(config.dataset)
-        network = (*dataclasses.astuple(config.model), shape.input_shape)
+        network = (repr(config.model), shape.input_shape, shape.outputs)
         if network not in spatial:
             spatial[network] = _spatial(config, shape)
         check_values_per_channel(config, shape, spatial[network])
@@ -109,7 +112,9 @@ def plan_changes(plan: Plan, store: Store, name: str) -> list[str]:
 
 def recorded_cells(plan: Plan) -> list[Record]:
     """A study's cells for the store: training, jobs, and the flat configuration."""
-    return [{"training": cell.training, "jobs": cell.jobs, "fields": cell_fields(cell)} for cell in plan.cells]
+    return [
+        {"training": cell.training, "jobs": cell.jobs, "fields": redacted_fields(cell_fields(cell))} for cell in plan.cells
+    ]
 
 
 def run_study(
@@ -188,8 +193,11 @@ def _resolve_device(configs: Sequence[Config]) -> str:
 
 
 def _spatial(config: Config, shape: DatasetShape) -> dict[str, int]:
+    from bnstudy.training.imported_model import check_imported
     from bnstudy.training.models import build_model, values_per_channel
 
+    if config.model.imported:
+        check_imported(config.model, shape.input_shape, shape.outputs)
     # Positions do not depend on the width, and a network too large for this machine is its job's affair.
     narrow = dataclasses.replace(config.model, width=min(config.model.width, 8))
     return values_per_channel(build_model(narrow, shape.input_shape, shape.outputs, seed=0), shape.input_shape, 1)

@@ -41,16 +41,20 @@ class StudySweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Expand the axes and hand all cells to the launcher in one batch."""
+        from bnstudy.sweeps.composition import with_open_mappings
+
         assert self.config is not None
         assert self.hydra_context is not None
         assert self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         given = {override.key_or_group for override in parser.parse_overrides(arguments)}
-        axes = [
-            f"{key}={value}"
-            for key, value in (self.config.hydra.sweeper.params or {}).items()
-            if key.lstrip("+") not in given
-        ]
+        axes = with_open_mappings(
+            [
+                f"{key}={value}"
+                for key, value in (self.config.hydra.sweeper.params or {}).items()
+                if key.lstrip("+") not in given
+            ]
+        )
         self.overrides = self.split_arguments(parser.parse_overrides([*axes, *arguments]), None)
         return [self.launcher.launch(batch, initial_job_idx=0) for batch in self.overrides]
 

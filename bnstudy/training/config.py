@@ -229,7 +229,7 @@ class Config:
         epochs: passes over the training split.
         steps: optimizer steps; ends the training within or beyond `epochs` where given.
         drop_last: leave out a last partial batch.
-        device: "auto" (cuda where there is one; on Slurm and Ray, where `engine.gpus_per_job` asks for one), "cpu" or "cuda".
+        device: "auto" (cuda where there is one; on Slurm and Ray, where `engine.gpus_per_job` asks for it), "cpu" or "cuda".
         precision: "float32", "bfloat16" (autocast) or "float64".
         probe_batches: batches that each BatchNorm layer is probed with after training, 4 or more; 0 for no `layers` table.
         replicas: how many seeds train as one module; "auto" for the fixed rule.

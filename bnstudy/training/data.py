@@ -86,10 +86,8 @@ def load_dataset(config: DatasetConfig, device: torch.device | str = "cpu") -> D
     shape = describe(config)
     source = read_source(config)
     known = config.name == "gaussian"
-    if known or not config.scale:
-        input_scaling = standard(shape.input_shape[0], known)
-    else:
-        input_scaling = measured(source.train_inputs)
+    kept = known or not config.scale
+    input_scaling = standard(shape.input_shape[0], known) if kept else measured(source.train_inputs)
     target_scaling = measured(source.train_targets) if shape.task == "regression" else None
 
     def split(inputs: Array, targets: Array, size: int) -> Split:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from bnstudy.errors import UserError
 from bnstudy.training.config import Config, ModelConfig
 from bnstudy.training.shapes import DatasetShape
 
@@ -26,7 +27,8 @@ def block_size(config: Config, shape: DatasetShape) -> int:
     (batch_size · width for an MLP, batch_size · height · width of the image · channels of the first stage for a ResNet)
     and at most WEIGHTS weights in the largest layer; 1 where even one replica has more. The constants come from
     `scripts/benchmark.py grouping` on one thread, under an allocator that keeps freed memory, as in a study's workers. On
-    a GPU the block is 16.
+    a GPU the block is 16. Networks of the user's own follow the same rule (an MLP's where inputs are rows of features) by
+    the sizes that one of them is found to have, and train one by one where they cannot be stacked (`unstackable`).
 
     Args:
         config: the model, batch size, and `replicas`, which overrules the rule unless "auto".
@@ -35,8 +37,13 @@ def block_size(config: Config, shape: DatasetShape) -> int:
     Returns:
         B ≥ 1.
 
+    Raises:
+        UserError: more than one replica is asked for of an import that cannot be stacked, or as `check_imported`.
+
     Source: bnstudy issue 2, part 6; results/benchmark/grouping.md for the measurements.
     """
+    if config.model.imported:
+        return _block_of_import(config, shape)
     if config.replicas != "auto":
         return int(config.replicas)
     if config.device == "cuda":
@@ -47,6 +54,32 @@ def block_size(config: Config, shape: DatasetShape) -> int:
         positions = 1 if model.architecture == "mlp" else math.prod(shape.input_shape[1:])
         fitting = min(fitting, ACTIVATIONS[model.architecture] // (config.batch_size * positions * model.width))
     return 1 << (max(1, fitting).bit_length() - 1)
+
+
+def _block_of_import(config: Config, shape: DatasetShape) -> int:
+    from bnstudy.training.imported_model import check_imported
+    from bnstudy.training.stacking import unstackable
+
+    asked = None if config.replicas == "auto" else int(config.replicas)
+    if asked == 1:
+        return 1
+    if asked is None and config.device != "cuda":
+        extent = check_imported(config.model, shape.input_shape, shape.outputs)
+        kind = "mlp" if len(shape.input_shape) == 1 else "resnet"
+        most = (LARGEST, WEIGHTS[kind] // extent.weights, ACTIVATIONS[kind] // (config.batch_size * extent.activations))
+        fitting = 1 << (max(1, min(most)).bit_length() - 1)
+    else:
+        fitting = asked or LARGEST
+    if fitting == 1:
+        return 1
+    reason = unstackable(config.model, shape.input_shape, shape.outputs)
+    if reason is None:
+        return fitting
+    if asked is not None:
+        raise UserError(
+            f"replicas: {asked} networks of {config.model.factory!r} cannot train as one module ({reason}); use 1, or auto"
+        )
+    return 1
 
 
 def _largest_layer(model: ModelConfig, shape: DatasetShape) -> int:

@@ -62,7 +62,7 @@ def arguments_text(part: DatasetConfig | ModelConfig) -> str:
     return json.dumps(part.args, sort_keys=True)
 
 
-def resolved(config: Config) -> Config:
+def with_imports(config: Config) -> Config:
     """A configuration whose imports have their names for tables, and the digests of their sources.
 
     An import that nobody has named is called what its factory is. The digests make a changed source another job; the job's
@@ -74,9 +74,7 @@ def resolved(config: Config) -> Config:
     Raises:
         UserError: a factory that is not there.
     """
-    return dataclasses.replace(
-        config, model=_resolved("model", config.model), dataset=_resolved("dataset", config.dataset)
-    )
+    return dataclasses.replace(config, model=_resolved("model", config.model), dataset=_resolved("dataset", config.dataset))
 
 
 def _resolved(group: str, part: _Part) -> _Part:

@@ -67,13 +67,13 @@ def imported_source(config: DatasetConfig) -> Source:
 
 def _key(config: DatasetConfig) -> _Key:
     check_fields("dataset", config)
+    check_source("dataset", config)
     factory = config.factory or ""
     return factory, arguments_text(config), source_digest(KEY, factory)
 
 
 def _load(config: DatasetConfig) -> tuple[Source, DatasetShape]:
     spec = config.factory or ""
-    check_source("dataset", config)
     given = _four(spec, call_factory(KEY, spec, (), config.args, CALL))
     arrays = [_array(spec, name, value) for name, value in zip(Source._fields, given, strict=True)]
     train_inputs, train_targets, test_inputs, test_targets = arrays

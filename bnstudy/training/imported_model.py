@@ -17,9 +17,9 @@ from bnstudy.batchnorm.conventions import Convention
 from bnstudy.batchnorm.convert import convert
 from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.errors import UserError
-from bnstudy.factories import call_factory
+from bnstudy.factories import call_factory, told
 from bnstudy.training.config import ModelConfig
-from bnstudy.training.imported import check_fields, check_source
+from bnstudy.training.imported import arguments_text, check_fields, check_source
 
 KEY = "model.factory"
 CALL = "build(input_shape, outputs, **model.args)"
@@ -80,21 +80,27 @@ def build_imported(
         raise _wrong(spec, "builds layers whose sizes are not known yet", "layers that are not lazy")
     layers = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     if not layers:
-        raise _wrong(spec, "builds no BatchNorm layer, so that no convention applies", "BatchNorm1d, BatchNorm2d or BatchNorm3d")
+        raise _wrong(
+            spec, "builds no BatchNorm layer, so that no convention applies", "BatchNorm1d, BatchNorm2d or BatchNorm3d"
+        )
     try:
         convert(model, convention, norm_batch_size)
     except ValueError as error:
-        raise UserError(f"{KEY}: {spec!r} builds layers that cannot be studied; {str(error)}") from error
+        raise UserError(f"{KEY}: {spec!r} builds layers that cannot be studied; {error}") from error
     for name, layer in batchnorm_layers(model).items():
         if layer.running_mean is None:
-            raise _wrong(spec, f"builds layer {name!r} with track_running_stats=False", "True, or inference has no statistic")
+            raise _wrong(
+                spec, f"builds layer {name!r} with track_running_stats=False", "True, or inference has no statistic"
+            )
         layer.eps, layer.momentum = eps, momentum
     return model.train()
 
 
-@torch.no_grad()
+_found: dict[tuple[object, ...], Extent] = {}
+
+
 def check_imported(config: ModelConfig, input_shape: Sequence[int], outputs: int) -> Extent:
-    """Try a factory out before anything is trained: built three times, run on two samples in either mode.
+    """Try a factory out before anything is trained: built three times, run on two samples in either mode; once in a process.
 
     Args:
         config: with `factory` and `args`.
@@ -110,6 +116,15 @@ def check_imported(config: ModelConfig, input_shape: Sequence[int], outputs: int
 
     Source: bnstudy issue 7, part 4.
     """
+    key = (config.factory, arguments_text(config), config.source, tuple(input_shape), outputs)
+    if config.source is None or key not in _found:
+        _check(config)
+        _found[key] = _tried_out(config, input_shape, outputs)
+    return _found[key]
+
+
+@torch.no_grad()
+def _tried_out(config: ModelConfig, input_shape: Sequence[int], outputs: int) -> Extent:
     spec = config.factory or ""
     model, again, other = (build_imported(config, input_shape, outputs, seed=seed) for seed in (0, 0, 1))
     if _storages(model) & (_storages(again) | _storages(other)):
@@ -122,7 +137,9 @@ def check_imported(config: ModelConfig, input_shape: Sequence[int], outputs: int
     try:
         model = copy.deepcopy(model)  # as every training does
     except Exception as error:  # foreign modules can fail in any way
-        raise _wrong(spec, f"builds a network that cannot be copied ({type(error).__name__})", "one for copy.deepcopy") from error
+        raise _wrong(
+            spec, f"builds a network that cannot be copied ({type(error).__name__})", "one for copy.deepcopy"
+        ) from error
     model.float()
     x = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0))
     largest = 0
@@ -139,7 +156,9 @@ def check_imported(config: ModelConfig, input_shape: Sequence[int], outputs: int
             for name, count in calls.items():
                 if count != 1:
                     often = f"runs {count} times in a pass" if count else "never runs in evaluation mode"
-                    raise _wrong(spec, f"builds layer {name!r}, which {often}", "a BatchNorm layer for each place, none idle")
+                    raise _wrong(
+                        spec, f"builds layer {name!r}, which {often}", "a BatchNorm layer for each place, none idle"
+                    )
         largest = max(largest, *sizes)
     return Extent(largest // 2, max(parameter.numel() for parameter in model.parameters()))
 
@@ -157,11 +176,9 @@ def _run(model: nn.Module, x: Tensor, spec: str, mode: str) -> Any:
     try:
         return model(x)
     except Exception as error:  # foreign modules can fail in any way
-        lines = str(error).strip().splitlines()
-        what = f"{type(error).__name__}{f': {lines[0]}' if lines else ''}"
         raise UserError(
-            f"{KEY}: {spec!r} builds a network that raises {what}, in {mode} mode, on 2 samples of shape {tuple(x.shape[1:])}; "
-            "use one for the data set's inputs"
+            f"{KEY}: {spec!r} builds a network that raises {told(error)}, in {mode} mode, on 2 samples of shape "
+            f"{tuple(x.shape[1:])}; use one for the data set's inputs"
         ) from error
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 from bnstudy.batchnorm.conventions import Convention
 from bnstudy.batchnorm.deferral import deferred_averages
 from bnstudy.batchnorm.mode import batchnorm_layers
+from bnstudy.errors import UserError
 from bnstudy.training.augment import crop_flip
 from bnstudy.training.batches import batch_sizes, chunks, draw_order, gather
 from bnstudy.training.config import Config
@@ -23,7 +26,8 @@ from bnstudy.training.optimization import build_optimizer, learning_rates
 from bnstudy.training.port import port
 from bnstudy.training.replicas import replicate
 from bnstudy.training.rescaling import rescale
-from bnstudy.training.seeds import generator
+from bnstudy.training.seeds import generator, own_random_numbers
+from bnstudy.training.stacking import unstackable
 
 Progress = Callable[[int], None]
 """Called with the number of steps done so far."""
@@ -83,6 +87,10 @@ class Training:
         self.config, self.dataset, self.seeds = config, dataset, list(seeds)
         self.device = dataset.train.inputs.device
         self.convention = Convention(config.variance.normalize, config.variance.accumulate)
+        if config.model.imported and len(self.seeds) > 1:
+            reason = unstackable(config.model, dataset.input_shape, dataset.outputs)
+            if reason is not None:
+                raise UserError(f"replicas: {len(self.seeds)} networks cannot train as one module ({reason}); use 1")
         ported = config.port.variance is not None
         self.port_epoch = config.port.epochs if ported else 0
         models = [
@@ -147,7 +155,7 @@ class Training:
         first = self.step
         outputs: list[Tensor] = []
         self.model.train()
-        with deferred_averages(self.model):
+        with deferred_averages(self.model), self._random_numbers():
             for index in chunks(order, size):
                 inputs = self._augmented(gather(self.inputs, index))
                 targets = self.targets.index_select(0, index.flatten())
@@ -159,6 +167,14 @@ class Training:
         self._note_divergence(record, targets, sizes, first)
         self.epoch += 1
         return EpochRecord(measure(self.dataset.task, record, targets), sum(sizes))
+
+    def _random_numbers(self) -> AbstractContextManager[None]:
+        """The study's own networks draw none; of the user's own, those that do train one seed at a time."""
+        return (
+            own_random_numbers(self.seeds[0], self.epoch, self.device)
+            if self.config.model.imported
+            else contextlib.nullcontext()
+        )
 
     def _step(self, x: Tensor, target: Tensor) -> Tensor:
         """One optimizer step; x (N, R·C, *spatial), target of N·R samples. Returns the outputs, (N, R·K)."""

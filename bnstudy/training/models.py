@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from bnstudy.batchnorm.layers import BatchNorm1d, BatchNorm2d
 from bnstudy.batchnorm.mode import held_in_evaluation
 from bnstudy.errors import UserError
 from bnstudy.training.config import ModelConfig
+from bnstudy.training.imported import refuse_fields
+from bnstudy.training.imported_model import build_imported
 from bnstudy.training.resnet import Norm, ResNet
 
 ARCHITECTURES = ("mlp", "resnet", "torchvision")
@@ -40,7 +43,8 @@ def build_model(
     `mlp` is [Linear, norm, ReLU] `depth` times and a Linear head. `resnet` is `bnstudy.training.resnet.ResNet`.
     `torchvision` is torchvision's ResNet called `config.name`, with `conv1` made anew where images have not three channels;
     its five halvings leave one position a channel at the last stage for images up to 32x32, so that m = N there. Layers
-    in front of a norm have no bias, the norm's β would absorb it; without norm they have one.
+    in front of a norm have no bias, the norm's β would absorb it; without norm they have one. `import` is a network of the
+    user's own; see `build_imported`.
 
     The weights are a function of `seed` alone: whatever the convention, batch size or data order, they are what
     `torch.manual_seed(seed)` followed by the same constructor gives. The global generator is given back as it was.
@@ -68,13 +72,12 @@ def build_model(
 
     Source: He et al. 2016; Wu & He 2018; Ba et al. 2016; bnstudy issue 2, part 5.
     """
+    if config.imported:
+        settings: dict[str, Any] = {"eps": eps, "momentum": momentum, "norm_batch_size": norm_batch_size}
+        return build_imported(config, input_shape, outputs, seed=seed, convention=_parsed(convention), **settings)
     _check(config, input_shape)
     spatial = len(input_shape) == 3 and config.architecture != "mlp"
-    try:
-        parsed = Convention.parse(convention)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    norm = partial(_norm, config.norm, spatial, eps, momentum, parsed, norm_batch_size)
+    norm = partial(_norm, config.norm, spatial, eps, momentum, _parsed(convention), norm_batch_size)
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: it would also reseed accelerators, whose state is not given back here.
         torch.default_generator.manual_seed(seed)
@@ -122,9 +125,17 @@ def values_per_channel(model: nn.Module, input_shape: Sequence[int], batch_size:
     return {name: positions[layer] * min(groups[name], batch_size) for name, layer in layers.items() if layer in positions}
 
 
+def _parsed(convention: Convention | str) -> Convention:
+    try:
+        return Convention.parse(convention)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
 def _check(config: ModelConfig, input_shape: Sequence[int]) -> None:
+    refuse_fields("model", config)
     if config.architecture not in ARCHITECTURES:
-        raise UserError(f"model.architecture: {config.architecture!r} is unknown; use {_either(ARCHITECTURES)}")
+        raise UserError(f"model.architecture: {config.architecture!r} is unknown; use {_either((*ARCHITECTURES, 'import'))}")
     if config.norm not in NORMS:
         raise UserError(f"model.norm: {config.norm!r} is unknown; use {_either(NORMS)}")
     if config.architecture == "torchvision" and config.name not in TORCHVISION_MODELS:

@@ -60,9 +60,13 @@ def build_optimizer(
     gains: dict[float, list[nn.Parameter]] = {}
     decayed: list[nn.Parameter] = []
     spared: list[nn.Parameter] = []
+    seen: set[nn.Parameter] = set()
     for path, module in model.named_modules():
         is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm | nn.GroupNorm | nn.LayerNorm)
         for name, parameter in module.named_parameters(recurse=False):
+            if parameter in seen:  # networks of the user's own may use one in two places
+                continue
+            seen.add(parameter)
             if path in factors and name == "weight":
                 gains.setdefault(factors[path], []).append(parameter)
                 continue

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from bnstudy.training.sources import Array
 
-
 _PIECE = 2048
 """Samples that are worked on at a time."""
 

@@ -1,8 +1,7 @@
 """What a data set will look like once loaded, worked out from its configuration alone.
 
 A planner asks here whether a batch fits the training split, before anything is loaded; so nothing here imports torch,
-scikit-learn or torchvision. Only what data of the user's own (dataset=import) look like nobody knows but their factory, which
-is called.
+scikit-learn or torchvision. What data of the user's own (dataset=import) look like, only their factory knows: it is called.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def _reason(config: ModelConfig, input_shape: Sequence[int], outputs: int) -> st
 
 def _stir(model: nn.Module, random: torch.Generator) -> None:
     """Move every number of a network a little, so that nothing is zero or equal by the way it starts."""
-    for parameter in model.parameters():
+    for parameter in filter(torch.is_floating_point, model.parameters()):
         parameter.add_(torch.randn(parameter.shape, generator=random, dtype=parameter.dtype), alpha=0.1)
     for layer in batchnorm_layers(model).values():
         for buffer in (layer.running_mean, layer.running_var):

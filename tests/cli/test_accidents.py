@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -67,6 +68,27 @@ def wait_for_claim(folder: Path, seconds: float = 60) -> dict[str, object]:
                 continue
         time.sleep(0.02)
     raise TimeoutError("no job was claimed")
+
+
+def wait_for_claim_of(folder: Path, running: subprocess.Popen[str]) -> bool:
+    """Wait until a run's own worker has claimed a job; False if it ends before."""
+    while running.poll() is None:
+        for path in (folder / "outputs" / "claims").glob("*.json"):
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                if os.getpgid(json.loads(path.read_text())["pid"]) == running.pid:
+                    return True
+        time.sleep(0.005)
+    return False
+
+
+def command_lines(parent: int) -> list[str]:
+    """Command lines of a process's children."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            if int((process / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append((process / "cmdline").read_bytes().decode(errors="replace"))
+    return found
 
 
 def read(folder: Path) -> dict[str, pd.DataFrame]:
@@ -139,13 +161,38 @@ def test_an_interrupted_study_stops_within_five_seconds_and_goes_on(
 
 
 @pytest.mark.slow
+def test_an_early_ctrl_c_ends_in_a_line(tmp_path: Path) -> None:
+    """It reaches every process of the terminal, among them the server of workers in the midst of its imports."""
+    running = start(tmp_path, *STUDY)
+    deadline = time.monotonic() + 60
+    while not any("multiprocessing.forkserver" in line for line in command_lines(running.pid)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.2)
+    assert not list((tmp_path / "outputs" / "claims").glob("*.json")), "too late: a worker has begun"
+    os.killpg(running.pid, signal.SIGINT)
+    _, said = running.communicate(timeout=20)
+    assert running.returncode == 130
+    assert "the same command goes on from here" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
 def test_two_runs_of_one_study_share_the_work(tmp_path: Path, bnstudy: Command) -> None:
     runs = [start(tmp_path, *STUDY, "engine.workers=1") for _ in range(2)]
+    written: dict[Path, set[int]] = {}
+    while any(run.poll() is None for run in runs):
+        for path in (tmp_path / "outputs" / "jobs").glob("*/*.*"):
+            with contextlib.suppress(FileNotFoundError):
+                written.setdefault(path, set()).add(path.stat().st_mtime_ns)
+        time.sleep(0.002)
     said = [run.communicate(timeout=200)[1] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], said
-    pids = {record["process"] for record in records(tmp_path).values()}
     assert len(records(tmp_path)) == 8
-    assert len(pids) == 2, "both took part"
+    finals = {path: times for path, times in written.items() if path.exists()}
+    assert len(finals) == 8 * 4
+    assert all(len(times) == 1 for times in finals.values()), "no file of a job was written twice"
+    assert len({record["process"] for record in records(tmp_path).values()}) == 2, "both took part"
     assert bnstudy("status", "study").returncode == 0
 
 
@@ -217,28 +264,35 @@ def test_a_read_only_folder_is_told_in_a_line_before_anything_is_trained(key: st
 
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_lose_nothing(tmp_path: Path, bnstudy: Command) -> None:
+    # 48 jobs of less than a second: most kills find some of them done, some running and some not begun.
+    study = (*STUDY[:5], "seeds=6", "replicas=1", *STUDY[6:])
     reference, battered = tmp_path / "reference", tmp_path / "battered"
     for folder in (reference, battered):
         folder.mkdir()
-    begun = time.monotonic()
-    whole = start(reference, *STUDY)
-    assert whole.wait(timeout=300) == 0
-    duration = time.monotonic() - begun
+    assert start(reference, *study).wait(timeout=300) == 0
+    lengths = [float(str(record["seconds"])) for record in records(reference).values()]
+    assert len(lengths) == 48
     moments = random.Random(0)
     finished: dict[str, dict[str, object]] = {}
+    struck = 0
     for _ in range(20):
-        running = start(battered, *STUDY)
-        try:
-            running.wait(timeout=moments.uniform(0.2, 1.0) * duration)
-        except subprocess.TimeoutExpired:
-            os.killpg(running.pid, signal.SIGKILL)
-            running.wait()
-        time.sleep(0.2)
+        running = start(battered, *study)
+        if moments.random() < 0.2:
+            time.sleep(moments.uniform(0, 4))  # before it trains, as likely as not
+        elif wait_for_claim_of(battered, running):
+            time.sleep(moments.uniform(0, 1.5) * max(lengths))  # a worker's first job is the longest
+        struck += running.poll() is None
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+        now = records(battered)
         for job, record in finished.items():
-            assert records(battered)[job] == record, "a job that was recorded is not trained again"
-        finished = records(battered)
-    last = start(battered, *STUDY)
+            assert now[job] == record, "a job that was recorded is not trained again"
+        finished = now
+    assert struck >= 15, "the study was over before it could be killed"
+    assert 0 < len(finished) < 48, "kills fell among the jobs"
+    last = start(battered, *study)
     assert last.wait(timeout=300) == 0
-    assert len(records(battered)) == 8
+    assert {job: records(battered)[job] for job in finished} == finished
+    assert len(records(battered)) == 48
     assert_same_tables(reference, battered)
     assert list((battered / "outputs" / "claims").glob("*.json")) == []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,6 +138,28 @@ def test_another_hosts_claim_and_one_that_cannot_be_read_expire_by_silence(tmp_p
     assert claim.held
 
 
+def test_a_container_of_the_same_host_name_is_another_machine(tmp_path: Path) -> None:
+    path = foreign(tmp_path, EXPIRY - 10)
+    record = json.loads(path.read_text()) | {"host": hostname(), "machine": "another pid:[1]", "pid": 2**22 + 1}
+    path.write_text(json.dumps(record))  # no such process here, but there may be one there
+    assert acquire(tmp_path, "job") is None
+    foreign(tmp_path, EXPIRY + 10, json.dumps(record))
+    assert acquire(tmp_path, "job") is not None
+
+
+def test_whoever_only_looks_at_claims_need_not_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
+    foreign(tmp_path, EXPIRY - 10)
+    assert set(living(tmp_path)) == {"job"}
+    foreign(tmp_path, EXPIRY + 10)
+    assert living(tmp_path) == {}
+    with pytest.raises(OSError, match="Read-only"):  # to take a claim away, the server's own clock is needed
+        acquire(tmp_path, "job")
+
+
 def test_age_is_told_by_the_file_servers_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     foreign(tmp_path, 0)
     monkeypatch.setattr(time, "time", lambda: 1e12)  # this host's own clock is far ahead
@@ -210,7 +234,7 @@ def test_a_claim_taken_away_is_no_longer_held_and_its_heartbeat_reaches_nobody(
     assert read_json(tmp_path / "job.json") == {"pid": "other"}, "the new holder's claim is not the old one's to release"
 
 
-def test_a_fresh_claim_moved_aside_by_mistake_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fresh_claim_is_not_taken_for_the_dead_one_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody takes a dead claim over between another's look at it and his removing it."""
     path = tmp_path / "job.json"
     leave_dead_claims(tmp_path, 1)

@@ -138,6 +138,15 @@ def test_a_partition_that_is_not_there_is_the_users_mistake(study: Study) -> Non
 
 
 @on_ray
+def test_a_job_too_large_for_every_node_is_the_users_mistake(study: Study) -> None:
+    running = study.start("batch_size=16", "engine.threads=64")
+    _, errors = running.communicate(timeout=90)
+    assert running.returncode == 2
+    assert "engine.threads: 64 cores and engine.gpus_per_job: 0 GPUs a job fit on no node of the cluster" in errors
+    assert "Traceback" not in errors
+
+
+@on_ray
 def test_a_cluster_that_is_not_there_is_the_users_mistake(study: Study) -> None:
     absent = dataclasses.replace(study, arguments=("engine=ray", "engine.address=127.0.0.1:6380"))
     running = absent.start("batch_size=16")
@@ -166,6 +175,28 @@ def test_without_an_address_it_starts_a_ray_of_its_own_behind_a_token_and_ends_i
         assert running.returncode == 0, errors
         assert {record["status"] for record in study.records().values()} == {"done"}
         assert not started.keys() & {process.pid for process in alone.namespace.processes()}
+
+
+@on_both
+def test_networks_and_data_of_one_s_own_are_found_on_every_node(study: Study, tmp_path: Path) -> None:
+    """The data beside the command, the network in a folder that only the command's own search path has."""
+    library = tmp_path / "library"
+    library.mkdir()
+    (library / "clusternets.py").write_text(
+        "from torch import nn\n\ndef build(shape, outputs):\n"
+        "    return nn.Sequential(nn.Linear(*shape, 8), nn.BatchNorm1d(8), nn.Dropout(0.1), nn.Linear(8, outputs))\n"
+    )
+    (study.folder / "clusterdata.py").write_text(
+        "from sklearn.datasets import load_breast_cancer\n\ndef load():\n"
+        "    x, y = load_breast_cancer(return_X_y=True)\n    return x, y, x[::3], y[::3]\n"
+    )
+    own = dataclasses.replace(study, variables={**study.variables, "PYTHONPATH": str(library)})
+    imports = ("model=import", "model.factory=clusternets:build", "dataset=import", "dataset.factory=clusterdata:load")
+    running = own.start(*imports, "batch_size=10", "epochs=1")
+    _, errors = running.communicate(timeout=200)
+    assert running.returncode == 0, errors
+    assert {record["status"] for record in own.records().values()} == {"done"}
+    assert len(own.records()) == 2, "dropout: a job for each seed"
 
 
 @on_both

@@ -29,6 +29,7 @@ def until(condition: Callable[[], Any]) -> Any:
     return found
 
 
+@pytest.mark.slow
 def test_the_death_of_idle_workers_costs_no_job(tmp_path: Path) -> None:
     quick, long = job_of(seeds=(0,)), job_of(seeds=(1,), epochs=60)
     claims = Store(tmp_path).claims

@@ -19,6 +19,7 @@ MATTER: dict[str, list[Any]] = {
     "dataset.test_size": [20, None],
     "dataset.split_seed": [1],
     "dataset.augment": ["crop_flip"],
+    "dataset.factory": ["data:load"],
     "model.name": ["other"],
     "model.architecture": ["resnet"],
     "model.depth": [3],
@@ -63,6 +64,12 @@ DO_NOT: dict[str, list[Any]] = {
     "dataset.samples": [77],
     "dataset.dimension": [7],
     "dataset.noise": [0.5],
+    "dataset.args": [{"rows": 3}],
+    "dataset.scale": [False],
+    "dataset.source": ["0123"],
+    "model.factory": ["nets:build"],
+    "model.args": [{"width": 3}],
+    "model.source": ["0123"],
     "variance.name": ["any name"],
     "variance.accumulate": ["biased"],
     "port.epochs": [1],
@@ -167,6 +174,18 @@ def test_different_changes_give_different_names() -> None:
         ({"model__norm": "group"}, "probe_batches", 0, False),
         ({"model__norm": "group"}, "eps", 0.2, True),
         ({"model__norm": "none"}, "eps", 0.2, False),
+        ({"model__architecture": "import"}, "model.factory", "nets:build", True),
+        ({"model__architecture": "import"}, "model.args", {"width": 3}, True),
+        ({"model__architecture": "import"}, "model.source", "0123", True),
+        ({"model__architecture": "import"}, "model.name", "other", True),
+        ({"model__architecture": "import"}, "model.width", 7, False),
+        ({"model__architecture": "import"}, "model.depth", 7, False),
+        ({"dataset__name": "import"}, "dataset.factory", "data:load", True),
+        ({"dataset__name": "import"}, "dataset.args", {"path": "/data"}, True),
+        ({"dataset__name": "import"}, "dataset.source", "0123", True),
+        ({"dataset__name": "import"}, "dataset.scale", False, True),
+        ({"dataset__name": "import"}, "dataset.split_seed", 1, True),
+        ({"dataset__name": "import"}, "dataset.samples", 77, False),
         ({"port__variance": "paper"}, "port.epochs", 1, True),
         ({"port__variance": "paper"}, "port.lr_factor", 0.5, True),
         ({"port__variance": "paper"}, "port.variance", "pytorch", False),
@@ -189,6 +208,13 @@ def test_fields_are_flat_and_sorted() -> None:
     assert fields["model.width"] == 12
     assert fields["variance.normalize"] == "biased"
     assert not any(isinstance(value, dict) for value in fields.values())
+
+
+def test_arguments_of_an_import_are_fields_of_their_own() -> None:
+    args = {"width": 3, "stem": {"stride": 2}, "stages": [1, 2]}
+    fields = training_fields(tiny(model__architecture="import", model__args=args))
+    arguments = {key: value for key, value in fields.items() if key.startswith("model.args")}
+    assert arguments == {"model.args.width": 3, "model.args.stem.stride": 2, "model.args.stages": "[1, 2]"}
 
 
 def test_a_job_is_named_by_its_range_of_seeds() -> None:

@@ -101,6 +101,52 @@ def test_a_job_that_raises_is_recorded_with_its_traceback_and_can_be_tried_again
     assert store.record(job.id)["attempt"] == 2  # type: ignore[index]
 
 
+def test_a_job_that_failed_since_it_was_planned_is_not_tried_again(tmp_path: Path) -> None:
+    broken = job_of(dataset=DatasetConfig("fashion_mnist", root=str(tmp_path / "nowhere")))
+    store = Store(tmp_path / "out")
+    first = run_job(broken, str(store.root), SOURCE)
+    record = store.record(broken.id)
+    assert record is not None
+    again = run_job(broken, str(store.root), SOURCE, attempt=2)  # of another run, planned when nobody had tried
+    assert (again.status, again.message) == ("failed", first.message)
+    assert store.record(broken.id) == record
+    asked = dataclasses.replace(broken, failed=record["started"])  # planned with retry_failed, knowing of the failure
+    assert run_job(asked, str(store.root), SOURCE, attempt=3).status == "failed"
+    retried = store.record(broken.id)
+    assert retried is not None
+    assert retried["attempt"] == 3
+    assert run_job(asked, str(store.root), SOURCE, attempt=4).status == "failed"  # a second run with retry_failed
+    assert store.record(broken.id) == retried
+
+
+@pytest.mark.parametrize("holder", ["alive", "finished", "gone"])
+def test_a_job_that_was_taken_over_is_saved_by_one_of_the_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holder: str
+) -> None:
+    from bnstudy.sweeps import job as module
+
+    job, store, measure = job_of(), Store(tmp_path), module._measure
+
+    def silent(*arguments: Any) -> Any:
+        """Measure so long that the claim is taken away."""
+        (store.claims / f"{job.id}.json").unlink()
+        other = acquire(store.claims, job.id) if holder == "alive" else None
+        assert (other is not None) == (holder == "alive")
+        if holder == "finished":
+            store.save(job.id, {}, {"status": "done", "by": "another"})
+        return measure(*arguments)
+
+    monkeypatch.setattr(module, "_measure", silent)
+    outcome = run_job(job, str(tmp_path), SOURCE)
+    record = store.record(job.id)
+    assert outcome.status == ("done" if holder == "gone" else "elsewhere")
+    if holder == "alive":
+        assert record is None
+    else:
+        assert record is not None
+        assert record.get("by") == ("another" if holder == "finished" else None)
+
+
 def test_an_error_of_the_code_is_told_with_its_kind(tmp_path: Path) -> None:
     job = job_of(model__norm="batch", batch_size=1)  # torch's layer refuses a single value
     outcome = run_job(job, str(tmp_path), SOURCE)

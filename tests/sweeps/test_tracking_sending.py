@@ -18,7 +18,7 @@ import pytest
 from bnstudy.analysis.mirror import StudyMirror
 from bnstudy.sweeps.tracking import sending
 from bnstudy.sweeps.tracking.ledger import Ledger
-from bnstudy.sweeps.tracking.sending import Sent, send_runs, server
+from bnstudy.sweeps.tracking.sending import Sent, destination, send_runs, server
 from bnstudy.sweeps.tracking.writing import write_runs
 from tests.analysis.studies import run_study
 from tests.tiny import tiny
@@ -117,6 +117,33 @@ def test_an_address_that_is_none_is_named(
     assert sent.count == 0
     assert sent.problem is not None
     assert url.rstrip("/") in sent.problem
+
+
+def test_a_run_sent_to_one_entity_or_project_is_not_sent_to_another(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", "http://me:my-password@127.0.0.1:8080/")
+    for name in ("WANDB_ENTITY", "WANDB_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    ledger = Ledger(root, "tiny")
+    (job,) = ledger.jobs()
+    assert destination() == "http://…@127.0.0.1:8080"
+    ledger.sent(job, ledger.entries(job), destination())
+    assert ledger.has(job, 2, destination())
+    monkeypatch.setenv("WANDB_PROJECT", "bnstudy")
+    assert ledger.has(job, 2, destination()), "the usual one"
+    for name in ("WANDB_PROJECT", "WANDB_ENTITY"):
+        monkeypatch.setenv(name, "another")
+        assert not ledger.has(job, 2, destination())
+    assert "my-password" not in str(ledger.entries(job))
+
+
+def test_the_name_and_password_in_an_address_are_not_told(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with listening(None) as url:
+        pass  # closed again
+    monkeypatch.setenv("WANDB_BASE_URL", url.replace("://", "://me:my-password@"))
+    sent, _ = send(root, capsys)
+    assert sent.problem == f"{url.replace('://', '://…@')} cannot be reached (Connection refused)"
 
 
 def test_the_server_is_the_environments_or_that_of_wandb_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

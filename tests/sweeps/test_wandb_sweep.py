@@ -57,7 +57,7 @@ def test_an_agent_calls_bnstudy_run_with_overrides_that_it_takes(
     overrides = create_sweep_command_args({"args": given})["args_no_hyphens"]  # as wandb's agent fills them in
     program, command, *arguments = config["command"]
     assert (program, command, arguments.pop()) == ("bnstudy", "run", "${args_no_hyphens}")
-    assert commands.run([*arguments, *overrides, "seeds=1", "--cfg", "job"]) == 0
+    assert commands.run([*arguments, *overrides, "seeds=1", "--cfg", "job", "--resolve"]) == 0
     shown = yaml.safe_load(capsys.readouterr().out)
     assert (shown["name"], shown["model"]["name"], shown["batch_size"]) == ("quick_sweep_k3v9x0ab", "resnet8", 64)
 

@@ -170,7 +170,7 @@ def test_a_batch_takes_the_shape_of_its_index() -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"name": "imagenet"}, f"dataset.name: 'imagenet' is not a data set; choose one of {', '.join(DATASETS)}"),
+        ({"name": "imagenet"}, f"dataset.name: 'imagenet' is not a data set; choose one of {', '.join(DATASETS)}, import"),
         ({"train_size": 1438}, "dataset.train_size: 1438 does not fit 'digits'; use 1 to 1437, or null for all of it"),
         ({"test_size": 361}, "dataset.test_size: 361 does not fit 'digits'; use 1 to 360, or null for all of it"),
         ({"train_size": 0}, "dataset.train_size: 0 does not fit 'digits'; use 1 to 1437, or null for all of it"),

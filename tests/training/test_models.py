@@ -195,7 +195,11 @@ def test_before_a_norm_no_layer_has_a_bias(config: ModelConfig) -> None:
 @pytest.mark.parametrize(
     ("config", "shape", "message"),
     [
-        (ModelConfig(architecture="vit"), (1, 8, 8), "model.architecture: 'vit' is unknown; use mlp, resnet or torchvision"),
+        (
+            ModelConfig(architecture="vit"),
+            (1, 8, 8),
+            "model.architecture: 'vit' is unknown; use mlp, resnet, torchvision or import",
+        ),
         (ModelConfig(norm="batchnorm"), (1, 8, 8), "model.norm: 'batchnorm' is unknown; use batch, group, layer or none"),
         (
             ModelConfig(name="vgg11", architecture="torchvision"),

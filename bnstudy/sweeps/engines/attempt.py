@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 
+from bnstudy.factories import add_search_path
 from bnstudy.sweeps.claims import EXPIRY, HEARTBEAT
 from bnstudy.sweeps.job import Outcome, run_job
 from bnstudy.sweeps.plan import Job
@@ -14,7 +16,7 @@ ATTEMPTS = 2
 """How often a job is started whose process, node or time was taken from it."""
 
 
-def attempt_job(job: Job, root: str, source: Record, attempt: int, folder: str) -> Outcome:
+def attempt_job(job: Job, root: str, source: Record, attempt: int, folder: str, search: Sequence[str] = ()) -> Outcome:
     """Run a job as `run_job` does, in the folder that the command was typed in.
 
     The claim of a process that died on another host is believed until it expires, so a further attempt waits that long.
@@ -23,12 +25,14 @@ def attempt_job(job: Job, root: str, source: Record, attempt: int, folder: str) 
         job, root, source: see `run_job`; relative paths among them, the data's too, are taken from `folder`.
         attempt: which try this is, from 1.
         folder: absolute; every host must see it.
+        search: further folders that modules of the user's own are looked for in, behind `folder` and the host's own.
 
     Returns:
         The outcome; "lost" with the reason where the machine cannot run it.
     """
     try:
         os.chdir(folder)
+        add_search_path(search)
         outcome = run_job(job, root, source, attempt)
         patience = time.monotonic() + EXPIRY + 5 * HEARTBEAT
         while outcome.status == "elsewhere" and attempt > 1 and time.monotonic() < patience:

@@ -11,10 +11,13 @@ import socket
 import sys
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
+from rich.console import Console
+
 from bnstudy.errors import UserError
+from bnstudy.factories import search_path
 from bnstudy.sweeps.engines.attempt import ATTEMPTS, attempt_job, gpus
 from bnstudy.sweeps.engines.local import workers
 from bnstudy.sweeps.job import Outcome
@@ -41,15 +44,16 @@ def run_ray(jobs: Sequence[Job], root: str, source: Record, config: EngineConfig
             for each; `address` of the cluster.
 
     Raises:
-        UserError: the cluster cannot be reached.
+        UserError: the cluster cannot be reached, or has no node that a job fits on and will not get one.
 
     Source: bnstudy issue 3, part 2.
     """
     with _connection(config) as ray:
+        _require_room(ray, config.threads, max((gpus(job, config.gpus_per_job) for job in jobs), default=0))
         queue = deque((job, 1) for job in jobs)
         running: dict[Any, tuple[Job, int]] = {}
         remote: Any = ray.remote(attempt_job)
-        folder = os.getcwd()
+        folder, search = os.getcwd(), search_path()
         try:
             while queue or running:
                 while queue and (config.workers is None or len(running) < config.workers):
@@ -61,7 +65,7 @@ def run_ray(jobs: Sequence[Job], root: str, source: Record, config: EngineConfig
                         max_retries=0,
                         scheduling_strategy="SPREAD",
                     )
-                    running[task.remote(job, os.path.abspath(root), source, attempt, folder)] = (job, attempt)
+                    running[task.remote(job, os.path.abspath(root), source, attempt, folder, search)] = (job, attempt)
                 finished, _ = ray.wait(list(running), num_returns=1, timeout=0.5)
                 for task in finished:
                     job, attempt = running.pop(task)
@@ -85,6 +89,42 @@ def _outcome(ray: Any, task: Any, job: Job) -> Outcome:
         return Outcome(job.id, "lost", f"its worker died ({type(error).__name__})")
     assert isinstance(outcome, Outcome)
     return outcome
+
+
+def _require_room(ray: Any, cores: int, accelerators: float) -> None:
+    """Refuse jobs that fit on no node, for which Ray would wait for ever; where it may add nodes, only say so."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if (lack := lacking(nodes, cores, accelerators)) is None:
+        return
+    if not _grows(ray):
+        raise UserError(f"{lack}; ask for less, or use another cluster")
+    Console(stderr=True, highlight=False).print(f"{lack}; waiting for the cluster to add one", markup=False, soft_wrap=True)
+
+
+def lacking(nodes: Sequence[Mapping[str, float]], cores: int, accelerators: float) -> str | None:
+    """What no node has for a job, naming the settings that ask for it; None where one has room when it is idle.
+
+    Args:
+        nodes: total resources of each node, as `ray.nodes` names them.
+        cores: asked for a job.
+        accelerators: GPUs asked for a job.
+    """
+    room = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes]
+    if any(cores <= cpus and accelerators <= gpus_there for cpus, gpus_there in room):
+        return None
+    largest = ", ".join(f"{cpus:g} and {gpus_there:g}" for cpus, gpus_there in sorted(set(room), reverse=True)[:3])
+    asked = f"engine.threads: {cores} cores and engine.gpus_per_job: {accelerators:g} GPUs a job"
+    return f"{asked} fit on no node of the cluster (its nodes have {largest or 'none'})"
+
+
+def _grows(ray: Any) -> bool:
+    """Whether the cluster's own configuration says that it starts nodes when it needs them."""
+    try:
+        from ray._private.state import state  # where Ray's own libraries ask
+
+        return state.get_max_resources_from_cluster_config() is not None
+    except Exception:  # no public interface, so any of it may change; then there is no telling
+        return False
 
 
 def _cancel(ray: Any, tasks: list[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError, Uncomplet
 from submitit.helpers import clean_env
 
 from bnstudy.errors import UserError
+from bnstudy.factories import search_path
 from bnstudy.sweeps.engines.attempt import ATTEMPTS, attempt_job, gpus
 from bnstudy.sweeps.job import Outcome
 from bnstudy.sweeps.plan import Job
@@ -28,6 +30,7 @@ from bnstudy.training.config import EngineConfig
 _POLL = 0.5  # seconds between two looks for results, which are files
 _ASK = 5.0  # seconds between two questions to Slurm's controller
 _ARRAY = 1000  # tasks of one array; Slurm's MaxArraySize is 1001 unless a site changes it
+_ANSWER = 30.0  # seconds that Slurm's controller may take to answer
 _GRACE = 2.0  # seconds in which cancelled jobs may let go of their claims
 _ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "DEADLINE", "OUT_OF_MEMORY"}
 _ENDED |= {"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "REVOKED"}  # unless Slurm requeues the task
@@ -163,7 +166,7 @@ def _checkpoint(root: str, job: Job) -> int | None:
 def _submit(attempts: Sequence[_Try], root: str, source: Record, config: EngineConfig, folder: Path) -> dict[str, _Task]:
     """Put jobs into Slurm's queue; the tasks by Slurm's number."""
     tasks: dict[str, _Task] = {}
-    here, store = os.getcwd(), os.path.abspath(root)
+    here, store, search = os.getcwd(), os.path.abspath(root), search_path()
     where = {key: os.environ[key] for key in ("SLURM_CONF",) if key in os.environ}
     for wanted in sorted({gpus(tried.job, config.gpus_per_job) for tried in attempts}):
         group = [tried for tried in attempts if gpus(tried.job, config.gpus_per_job) == wanted]
@@ -183,7 +186,7 @@ def _submit(attempts: Sequence[_Try], root: str, source: Record, config: EngineC
         )
         for start in range(0, len(group), _ARRAY):
             part = group[start : start + _ARRAY]
-            columns = [(tried.job, store, source, tried.number, here) for tried in part]
+            columns = [(tried.job, store, source, tried.number, here, search) for tried in part]
             try:
                 # A study may be started from inside a Slurm job; but where Slurm is found must stay known.
                 with clean_env(), environment_variables(**where):
@@ -194,21 +197,23 @@ def _submit(attempts: Sequence[_Try], root: str, source: Record, config: EngineC
     return tasks
 
 
-def _work(job: Job, root: str, source: Record, attempt: int, folder: str) -> Outcome:
+def _work(job: Job, root: str, source: Record, attempt: int, folder: str, search: Sequence[str]) -> Outcome:
     """A task of the array, on its node."""
     # submitit's handlers ignore SIGTERM, and raise in the job, as its own exception, before the time is up.
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
-    return attempt_job(job, root, source, attempt + int(os.environ.get("SLURM_RESTART_COUNT", 0)), folder)
+    return attempt_job(job, root, source, attempt + int(os.environ.get("SLURM_RESTART_COUNT", 0)), folder, search)
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)  # past `except Exception`, through the claim's release
 
 
-def _states(name: str) -> dict[str, tuple[str, str]] | None:
+def _states(name: str, seconds: float = _ANSWER) -> dict[str, tuple[str, str]] | None:
     """State and reason of this run's tasks by number; those that ended some minutes ago are left out. None: no answer."""
-    answer = _call("squeue", "--me", "--name", name, "--states=all", "--array", "--noheader", "--format=%i|%T|%r")
+    answer = _call(
+        "squeue", "--me", "--name", name, "--states=all", "--array", "--noheader", "--format=%i|%T|%r", seconds=seconds
+    )
     if answer is None:
         return None
     rows = [line.split("|", 2) for line in answer.splitlines()]
@@ -218,16 +223,24 @@ def _states(name: str) -> dict[str, tuple[str, str]] | None:
 def _cancel(name: str) -> None:
     """Cancel all that this run has submitted, and give running tasks a moment to let go of their claims."""
     patience = time.monotonic() + _GRACE
-    _call("scancel", "--me", "--name", name)
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        # A controller that does not answer may do so later: scancel waits for it in our place, whatever becomes of us.
+        subprocess.Popen(
+            ["scancel", "--me", "--name", name],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ).wait(_GRACE)
     while time.monotonic() < patience:
-        states = _states(name)
+        states = _states(name, seconds=1.0)
         if states is None or all(state in _ENDED for state, _ in states.values()):
             return
         time.sleep(0.2)
 
 
-def _call(*command: str) -> str | None:
+def _call(*command: str, seconds: float = _ANSWER) -> str | None:
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds).stdout
     except (OSError, subprocess.SubprocessError):
         return None  # the controller may be away for a while; jobs go on without it
