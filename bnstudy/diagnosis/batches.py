@@ -54,7 +54,8 @@ class Source:
             )
         if not callable(self.batches) and not isinstance(self.batches, Iterable):
             raise UserError(
-                f"{self.key}: something of type {type(self.batches).__name__} holds no batches; use a list, a DataLoader, or a function "
+                f"{self.key}: something of type {type(self.batches).__name__} holds no batches; use a list, a DataLoader, "
+                "or a function "
                 "that returns an iterator"
             )
         if self.limit is not None and self.limit < 1:
@@ -64,7 +65,8 @@ class Source:
         given = self.batches() if callable(self.batches) else self.batches
         if not isinstance(given, Iterable):
             raise UserError(
-                f"{self.key}: the function returned something of type {type(given).__name__}; an iterable of batches expected"
+                f"{self.key}: the function returned something of type {type(given).__name__}; an iterable of batches "
+                "expected"
             )
         count = 0
         for count, item in enumerate(islice(iter(given), self.limit), start=1):

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from bnstudy.analysis.figures.units import plural
 from bnstudy.diagnosis import modes
 from bnstudy.diagnosis.batches import Batches, Source, answer
 from bnstudy.diagnosis.evidence import evidence
-from bnstudy.diagnosis.measure import levels, reference, statistics_of
+from bnstudy.diagnosis.measure import Step, levels, reference, statistics_of
 from bnstudy.diagnosis.normlayers import NormLayer, norm_layers
 from bnstudy.diagnosis.result import Diagnosis
 from bnstudy.diagnosis.rules.case import Case
@@ -52,8 +53,9 @@ def diagnose(
     standard errors, findings. A layer's stored statistics are judged against moving averages redrawn from the very
     batches, with its own momentum: what luck alone would have stored.
 
-    At most 9 forward passes over the batches, and swap_batches · (1 + layers) passes of single ones. Memory does not grow
-    with the number of batches. The model is left to the last bit as it was, and so are the random generators.
+    At most 9 forward passes over the batches (and two of the first one), and swap_batches · (1 + layers) passes of single
+    ones. Memory does not grow with the number of batches. The model is left to the last bit as it was, and so are the
+    random generators.
 
     Args:
         model: any module with BatchNorm layers, its weights loaded; on any device.
@@ -81,7 +83,7 @@ def diagnose(
     """
     started = time.monotonic()
     layers = norm_layers(model)
-    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    device = device_of(model)
     source = Source(batches, "batches", device, limit)
     second = None if evaluation_batches is None else Source(evaluation_batches, "evaluation_batches", device, limit)
     random = torch.Generator().manual_seed(seed)
@@ -89,7 +91,7 @@ def diagnose(
     with modes.untouched(model, seed):
         batch = next(iter(source))
         with modes.evaluation(model, dict.fromkeys(layers)):
-            chosen = _metrics(metric, answer(model, batch), batch.targets)
+            chosen = metrics_of(metric, answer(model, batch), batch.targets)
         case = _case(model, layers, source, chosen, higher_is_better, random, progress, "batches")
         if second is not None:
             other = _case(model, layers, second, chosen, higher_is_better, random, progress, "evaluation batches")
@@ -100,14 +102,15 @@ def diagnose(
                 for one in case.found
                 if one.layer.stored is not None and any(fnmatchcase(one.layer.name, pattern) for pattern in swap_layers)
             ]
-            if not wanted:
+            if not wanted and tuple(swap_layers) != ("*",):
                 raise UserError(
                     f"swap_layers: {', '.join(swap_layers)} fits no layer with stored statistics; "
                     f"use patterns for names such as {case.found[0].layer.name!r}"
                 )
             least = min(swap_batches, case.seen.batches)
-            step = _counting(progress, f"swapping {len(wanted)} layers", least * (1 + len(wanted)))
-            swapped = swaps(model, layers, wanted, source, least, chosen, step)
+            what = f"swapping {plural(len(wanted), 'layer')} on {plural(least, 'batch')}"
+            step = counting(progress, what, least * (1 + len(wanted)))
+            swapped = {} if not wanted else swaps(model, layers, wanted, source, least, chosen, step)
         found = findings(case)
     table = layers_table(case.found, swapped)
     setting: dict[str, Any] = {
@@ -142,18 +145,28 @@ def _case(
 ) -> Case:
     """Both sweeps over one set of batches."""
     count = source.expected
-    step = _counting(progress, f"{what}: what the layers see", None if count is None else 2 * count)
+    step = counting(progress, f"{what}: what the layers see", count)
     seen = reference(model, layers, source, step)
     conditions = statistics_of(seen.inputs)
-    step = _counting(progress, f"{what}: metrics in every mode", (1 + len(conditions)) * seen.batches)
+    step = counting(progress, f"{what}: metrics in every mode", (1 + len(conditions)) * seen.batches)
     measured = levels(model, source, metrics, conditions, step)
     with modes.training(model):
         kept = [layer for layer in layers if not layer.fixed and not layer.module.training]
-    directions = {name: _direction(name, higher) for name in metrics}
+    directions = {name: direction_of(name, higher) for name in metrics}
     return Case(model, layers, seen, evidence(seen, random), measured, directions, kept)
 
 
-def _metrics(metric: str | Metric | Mapping[str, Metric] | None, outputs: torch.Tensor, targets: Any) -> dict[str, Metric]:
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model is; the CPU for one without parameters and buffers."""
+    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+
+
+def metrics_of(metric: str | Metric | Mapping[str, Metric] | None, outputs: torch.Tensor, targets: Any) -> dict[str, Metric]:
+    """The metrics by name that the argument `metric` of `diagnose` means, given the answer to a batch.
+
+    Raises:
+        UserError: an unknown name, an empty mapping, or no function.
+    """
     if metric is None:
         return default_metrics(outputs, targets)
     if isinstance(metric, str):
@@ -171,7 +184,8 @@ def _metrics(metric: str | Metric | Mapping[str, Metric] | None, outputs: torch.
     return {getattr(metric, "__name__", type(metric).__name__): metric}
 
 
-def _direction(name: str, higher: bool | None) -> str | None:
+def direction_of(name: str, higher: bool | None) -> str | None:
+    """Which side of a metric is better, "higher" or "lower"; None where nobody says."""
     if name in HIGHER:
         return "higher"
     if name in LOWER:
@@ -179,7 +193,8 @@ def _direction(name: str, higher: bool | None) -> str | None:
     return None if higher is None else "higher" if higher else "lower"
 
 
-def _counting(progress: Progress, what: str, total: int | None) -> Callable[[], None]:
+def counting(progress: Progress, what: str, total: int | None) -> Step:
+    """A function that counts passes and reports each."""
     done = 0
 
     def step() -> None:

@@ -62,7 +62,10 @@ class Evidence:
         inverse: 1/m_eff, averaged over living channels; see `bnstudy.training.estimates`.
         composition: variance of the batch means over what samples drawn at random would give; 1 for random batches.
         sample_inverse: 1/m_eff from the variance of the samples' own means, as if samples were drawn at random.
-        stored: None where the layer stores nothing, or nothing sound.
+        stored: against what the layer sees in training mode, which is what its statistics were taken from; None where it
+            stores nothing, or nothing sound.
+        still: the same against what it sees with dropout and its like in evaluation mode; `stored` itself where that
+            makes no difference.
     """
 
     layer: NormLayer
@@ -75,6 +78,7 @@ class Evidence:
     composition: Measured
     sample_inverse: float
     stored: Stored | None
+    still: Stored | None
 
 
 def evidence(seen: Reference, random: torch.Generator) -> list[Evidence]:
@@ -86,12 +90,16 @@ def evidence(seen: Reference, random: torch.Generator) -> list[Evidence]:
             their batches have in common stays in common.
     """
     drawn: dict[tuple[int, float | None, int | None], Weights] = {}
-    return [_of(layer, inputs, place, drawn, random) for place, (layer, inputs) in enumerate(seen.inputs.items())]
+    return [
+        _of(layer, inputs, seen.training.get(layer), place, drawn, random)
+        for place, (layer, inputs) in enumerate(seen.inputs.items())
+    ]
 
 
 def _of(
     layer: NormLayer,
     inputs: Inputs,
+    trained: Inputs | None,
     position: int,
     drawn: dict[tuple[int, float | None, int | None], Weights],
     random: torch.Generator,
@@ -106,13 +114,15 @@ def _of(
         broken = ~(mean.isfinite() & var.isfinite() & (var >= 0))
     gain = layer.gain
     inverse, composition, samples = _sizes(inputs, alive)
-    stored = None
+    stored = still = None
     if layer.stored is not None:
         usable = alive & ~broken & (layer.stored[1].detach().cpu() > 0)
         key = (len(inputs.means), layer.momentum, layer.updates)
         if len(inputs.means) > 1 and key not in drawn:
             drawn[key] = weights(*key, random)
-        stored = _stored(layer, inputs, usable, drawn.get(key)) if bool(usable.any()) else None
+        if bool(usable.any()):
+            still = _stored(layer, inputs, usable, drawn.get(key))
+            stored = still if trained is None else _stored(layer, trained, usable, drawn.get(key))
     return Evidence(
         layer=layer,
         inputs=inputs,
@@ -124,6 +134,7 @@ def _of(
         composition=composition,
         sample_inverse=samples,
         stored=stored,
+        still=still,
     )
 
 

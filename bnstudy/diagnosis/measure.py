@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from bnstudy.batchnorm.conventions import bessel
@@ -20,7 +21,7 @@ from bnstudy.diagnosis.scoring import Means, Measured, Metric, score
 from bnstudy.errors import UserError
 
 Step = Callable[[], None]
-"""Called after every forward pass, for progress."""
+"""Called after every batch of the first sweep and every forward pass of the second, for progress."""
 
 MOST_TELLING = 256
 """Beyond this m the two divisors differ by less than 0.4 %, and no pass is spent on telling them apart."""
@@ -33,62 +34,64 @@ class Reference:
     Args:
         inputs: by layer, in order of execution, the network on batch statistics.
         other: the population of each layer if every layer divided by the other variance; empty where nothing could tell.
+        training: what layers see in training mode, dropout and all; empty where that is what they see anyway.
         batches, samples, largest: how many there were, and the largest batch.
         passes: forward passes a batch.
     """
 
     inputs: dict[NormLayer, Inputs]
     other: dict[NormLayer, Population]
+    training: dict[NormLayer, Inputs]
     batches: int
     samples: int
     largest: int
     passes: int
 
 
-def reference(model: nn.Module, layers: Sequence[NormLayer], source: Source, step: Step, other: bool = True) -> Reference:
+def reference(model: nn.Module, layers: Sequence[NormLayer], source: Source, step: Step, more: bool = True) -> Reference:
     """The first sweep: the whole network on batch statistics, everything else in evaluation mode.
 
     Args:
         model: within `modes.untouched`.
         layers: its BatchNorm layers.
         source: the batches.
-        step: called after every pass.
-        other: also run with the other divisor, if a layer's m is small enough to tell.
+        step: called after every batch.
+        more: also run with the other divisor, if a layer's m is small enough to tell, and in training mode as it is, if that
+            gives other outputs.
 
     Raises:
         UserError: no batches, unusable ones, or outputs that are not finite.
     """
-    batches = samples = largest = passes = 0
-    telling = False
-    with watching(layers) as watch, watching(layers if other else []) as second:
+    batches = samples = largest = 0
+    telling = switching = False
+    with watching(layers) as watch, watching(layers) as second, watching(layers) as third:
         for batch in source:
-            largest = max(largest, batch.samples)
-            second.paused, watch.paused = True, False
-            with modes.evaluation(model, dict.fromkeys(layers)):
+            with modes.evaluation(model, dict.fromkeys(layers)), watch.on():
                 outputs = answer(model, batch, source.key)
-            step()
             if not bool(outputs.isfinite().all()):
                 raise UserError(
                     f"model: its outputs for batch {batches + 1} of {source.key} are not finite even on batch statistics, "
-                    "so "
-                    "weights or inputs are at fault, not what BatchNorm has stored; look for NaN in the parameters"
+                    "so weights or inputs are at fault, not what BatchNorm has stored; look for NaN in the parameters"
                 )
-            if batches == 0:
-                telling = other and watch.smallest < MOST_TELLING
-                passes = 2 if telling else 1
+            if batches == 0 and more:
+                telling = watch.smallest < MOST_TELLING
+                with modes.training(model):
+                    switching = not torch.allclose(answer(model, batch, source.key), outputs, rtol=1e-4, atol=1e-6)
             if telling:
-                second.paused, watch.paused = False, True
-                with modes.other_divisor(model, layers):
+                with modes.other_divisor(model, layers), second.on():
                     answer(model, batch, source.key)
-                second.end_of_batch()
-                step()
-            watch.end_of_batch()
-            batches, samples = batches + 1, samples + batch.samples
+            if switching:
+                with modes.training(model), third.on():
+                    answer(model, batch, source.key)
+            for each in (watch, second, third):
+                each.end_of_batch()
+            batches, samples, largest = batches + 1, samples + batch.samples, max(largest, batch.samples)
+            step()
     inputs = watch.results()
     if not inputs:
         raise UserError("model: none of its BatchNorm layers runs on these batches; check the model's forward")
-    others = {layer: seen.population for layer, seen in second.results().items()} if telling else {}
-    return Reference(inputs, others, batches, samples, largest, passes)
+    others = {layer: seen.population for layer, seen in second.results().items()}
+    return Reference(inputs, others, third.results(), batches, samples, largest, 1 + telling + switching)
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def training(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def other_divisor(model: nn.Module, layers: Sequence[NormLayer]) -> Iterator[None]:
-    """Evaluation mode on batch statistics, each layer dividing by the variance that its own convention does not divide by."""
+    """Evaluation mode on batch statistics, each layer dividing by the variance that its convention does not take."""
     with evaluation(model, {}), ExitStack() as stack:
         for layer in layers:
             stack.enter_context(_normalised_by_batch(layer, unbiased=layer.convention.normalize == "biased"))

@@ -73,17 +73,25 @@ class Watch:
         self._now: dict[NormLayer, _Seen] = {}
         self._batches = 0
         self._stride = 1
-        self.paused = False
-        """Whether calls are let pass unnoticed."""
+        self._paused = True
 
     @property
     def smallest(self) -> int:
         """The smallest m of any layer in the batch that is not yet closed."""
         return min((seen.m for seen in self._now.values()), default=0)
 
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Take in what runs inside; elsewhere calls pass unnoticed."""
+        self._paused = False
+        try:
+            yield
+        finally:
+            self._paused = True
+
     def note(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         """Take in the input of one call."""
-        if self.paused:
+        if self._paused:
             return
         layer, x = self._layers[module], args[0]
         if layer not in self._all:
@@ -107,7 +115,7 @@ class Watch:
         seen.calls += 1
 
     def end_of_batch(self) -> None:
-        """Close a batch; beyond `KEPT` of them every third is kept, then every ninth, …: odd, so that pairs are not split."""
+        """Close a batch; beyond `KEPT` every third is kept, then every ninth, …: odd, so that turns stay turns."""
         if self._batches % self._stride == 0:
             for layer, seen in self._now.items():
                 mean, var, between = (torch.stack(part).mean(0) for part in (seen.means, seen.variances, seen.between))

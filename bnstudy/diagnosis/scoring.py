@@ -46,7 +46,7 @@ NAMED: dict[str, Metric] = {"accuracy": accuracy, "loss": cross_entropy, "mse": 
 
 
 def default_metrics(outputs: Tensor, targets: object) -> dict[str, Metric]:
-    """What is measured if nobody says: accuracy and loss of classes, the squared error of values, else the outputs' scale."""
+    """What is measured if nobody says: accuracy and loss of classes, squared error of values, else the outputs' scale."""
     if isinstance(targets, Tensor):
         integer = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
         if integer and outputs.dim() == targets.dim() + 1 and outputs.size(1) > 1:

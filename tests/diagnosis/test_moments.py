@@ -15,7 +15,7 @@ from bnstudy.diagnosis.normlayers import norm_layers
 
 def seen(model: nn.Module, batches: list[torch.Tensor]) -> list[Inputs]:
     layers = norm_layers(model)
-    with watching(layers) as watch, torch.no_grad():
+    with watching(layers) as watch, watch.on(), torch.no_grad():
         for batch in batches:
             model(batch)
             watch.end_of_batch()
@@ -75,11 +75,11 @@ def test_calls_of_a_shared_layer_are_kept_apart() -> None:
 
 def weigh(model: nn.Module, batches: list[torch.Tensor]) -> list:
     layers = norm_layers(model)
-    with watching(layers) as watch, torch.no_grad():
+    with watching(layers) as watch, watch.on(), torch.no_grad():
         for batch in batches:
             model(batch)
             watch.end_of_batch()
-    reference = Reference(watch.results(), {}, len(batches), 0, len(batches[0]), 1)
+    reference = Reference(watch.results(), {}, {}, len(batches), 0, len(batches[0]), 1)
     return evidence(reference, torch.Generator().manual_seed(0))
 
 

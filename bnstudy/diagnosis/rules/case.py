@@ -16,7 +16,9 @@ from bnstudy.diagnosis.normlayers import NormLayer
 from bnstudy.diagnosis.scoring import Measured
 
 CERTAIN = 0.001
-"""Error rate of a finding: the chance that luck alone makes it, over all layers or metrics that it looks at."""
+"""Error rate of a finding: the chance that luck alone makes it, over all layers that it looks at."""
+LIKELY = 0.05
+"""Error rate of a harm whose cause is established by itself, at `CERTAIN`: only its size is then in question."""
 FEWEST = 8
 """Batches below which standard errors are too rough for a verdict of health."""
 
@@ -30,7 +32,7 @@ class Effect:
         measured: the difference and its paired standard error.
         own_error: the larger standard error of the two sides by themselves: what these data know of the metric at all.
         harm: by how much the first condition is worse; the size where no direction is known.
-        significant: whether luck is excluded, at the rate `CERTAIN`.
+        p: the chance that luck alone makes it; 1 where one batch leaves no error.
         material: whether it exceeds twice `own_error`, so that it stands out from the metric's own sampling error.
     """
 
@@ -38,8 +40,13 @@ class Effect:
     measured: Measured
     own_error: float
     harm: float
-    significant: bool
+    p: float
     material: bool
+
+    @property
+    def significant(self) -> bool:
+        """Whether luck is excluded, at the rate `CERTAIN`."""
+        return self.p < CERTAIN
 
     @property
     def weight(self) -> float:
@@ -114,25 +121,25 @@ class Case:
             measured,
             own_error,
             math.inf if broken else harm,
-            broken or self._certain(measured),
+            0.0 if broken else self._chance(measured),
             broken or abs(measured.value) > 2 * own_error,
         )
 
-    def worst(self, first: str, second: str, both_ways: bool = False) -> Effect | None:
+    def worst(self, first: str, second: str, both_ways: bool = False, rate: float = CERTAIN) -> Effect | None:
         """The weightiest real and large harm of running under `first` rather than `second`, over the metrics.
 
         Args:
             first, second: conditions.
             both_ways: also take a benefit for one.
+            rate: how real; `LIKELY` where another test has shown that something is wrong.
         """
         effects = [self.effect(metric, first, second) for metric in self.metrics]
-        real = [one for one in effects if one.significant and one.material and (both_ways or one.harm > 0)]
+        real = [one for one in effects if one.p < rate and one.material and (both_ways or one.harm > 0)]
         return max(real, key=lambda one: one.weight, default=None)
 
-    def _certain(self, measured: Measured) -> bool:
+    def _chance(self, measured: Measured) -> float:
         if not math.isfinite(measured.error):
-            return False
+            return 1.0
         if measured.error == 0:
-            return measured.value != 0
-        p = 2 * stats.t.sf(abs(measured.value / measured.error), self.seen.batches - 1)
-        return bool(p * len(self.metrics) < CERTAIN)
+            return 1.0 if measured.value == 0 else 0.0
+        return float(2 * stats.t.sf(abs(measured.value / measured.error), self.seen.batches - 1))

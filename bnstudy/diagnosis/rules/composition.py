@@ -11,7 +11,7 @@ from torch import Tensor
 from bnstudy.analysis.figures.units import plural
 from bnstudy.diagnosis.evidence import Evidence
 from bnstudy.diagnosis.result import Finding
-from bnstudy.diagnosis.rules.case import CERTAIN, Case, Effect
+from bnstudy.diagnosis.rules.case import CERTAIN, LIKELY, Case, Effect
 from bnstudy.diagnosis.rules.structural import RECALIBRATE, named
 
 SMALL = 5.0
@@ -65,12 +65,12 @@ def batches(case: Case) -> list[Finding]:
 
     In this order: batches of different kinds; batches whose samples are alike, or pixels of an image; too few values.
     """
-    effect = case.worst("population_unbiased", "batch", both_ways=True)
+    uneven = [one for one in case.found if _uneven(one, len(case.found))]
+    effect = case.worst("population_unbiased", "batch", both_ways=True, rate=LIKELY if uneven else CERTAIN)
+    if uneven and (found := _uneven_batches(case, uneven, effect)) is not None:
+        return [found]
     if effect is None:
         return []
-    uneven = [one for one in case.found if _uneven(one, len(case.found))]
-    if uneven:
-        return [_uneven_batches(case, uneven, effect)]
     few = [one for one in case.found if not math.isnan(one.sample_inverse) and one.sample_inverse >= 1 / SMALL]
     if not few:
         return []
@@ -83,9 +83,8 @@ def batches(case: Case) -> list[Finding]:
 
 def overshoot(case: Case) -> list[Finding]:
     """Batch means that vary less than those of independent samples: Bessel's correction then corrects what is not there."""
-    effect = case.worst("own", "population_pooled")
     step = case.worst("population_unbiased", "population_pooled")
-    if effect is None or step is None:
+    if step is None or case.worst("own", "population_pooled") is None or case.worst("own", "batch") is None:
         return []
     steady = [one for one in case.found if one.inverse.value < 0.5 / one.inputs.m]
     if not steady:
@@ -160,7 +159,7 @@ def _alike_pixels(few: list[Evidence], least: Evidence, effect: Effect) -> Findi
     )
 
 
-def _uneven_batches(case: Case, uneven: list[Evidence], effect: Effect) -> Finding:
+def _uneven_batches(case: Case, uneven: list[Evidence], effect: Effect | None) -> Finding | None:
     one = max(uneven, key=lambda each: each.composition.value)
     whole = one.inputs.whole
     means = one.inputs.means[whole].double()[:, one.alive]
@@ -184,7 +183,7 @@ def _uneven_batches(case: Case, uneven: list[Evidence], effect: Effect) -> Findi
         return Finding(
             "mixed_domains",
             f"The batches are of two kinds, {first} and {second} of them, {order}: training normalises each kind by its own "
-            f"statistics, evaluation both by one average. {effect.metric} changes by {effect.text}.",
+            f"statistics, evaluation both by one average. {_cost(effect)}",
             (
                 *facts,
                 f"The kinds lie {gap:.2f} σ apart (RMS over channels) and account for {100 * share:.0f} % of what sets "
@@ -196,6 +195,8 @@ def _uneven_batches(case: Case, uneven: list[Evidence], effect: Effect) -> Findi
             tuple(each.layer.name for each in uneven),
             *_numbers(effect),
         )
+    if effect is None:
+        return None
     return Finding(
         "dependent_samples",
         f"The samples of a batch are more alike than samples drawn at random: batches differ {ratio.value:.1f} times as "
@@ -220,7 +221,7 @@ def _uneven(one: Evidence, layers: int) -> bool:
 
 
 def _calls_differ(one: Evidence) -> bool:
-    """Whether the calls of a layer see different means, at the rate `CERTAIN`: each against the first, paired over batches."""
+    """Whether the calls of a layer see different means, at the rate `CERTAIN`: each against the first, batch by batch."""
     means = one.inputs.call_means.double()[:, :, one.alive]
     if len(means) < 2 or means.size(2) == 0:
         return False
@@ -254,6 +255,10 @@ def _luckiest_split(count: int) -> float:
 
 def _size(value: float) -> str:
     return "more than a million" if value > 1e6 else f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+
+
+def _cost(effect: Effect | None) -> str:
+    return "Here it costs nothing." if effect is None else f"{effect.metric} changes by {effect.text}."
 
 
 def _numbers(effect: Effect | None) -> tuple[float | None, float | None, str | None]:

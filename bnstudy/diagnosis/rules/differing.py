@@ -11,7 +11,7 @@ from torch import Tensor
 from bnstudy.analysis.figures.units import plural
 from bnstudy.diagnosis.evidence import Evidence
 from bnstudy.diagnosis.result import Finding
-from bnstudy.diagnosis.rules.case import CERTAIN, Case
+from bnstudy.diagnosis.rules.case import CERTAIN, LIKELY, Case
 
 
 def data_differ(case: Case) -> list[Finding]:
@@ -23,7 +23,7 @@ def data_differ(case: Case) -> list[Finding]:
     other = case.evaluation
     if other is None:
         return []
-    effect = other.worst("own", "population_pooled")
+    effect = other.worst("own", "population_pooled", rate=LIKELY)
     if effect is None:
         return []
     pairs = [(one, there) for one in case.found for there in other.found if there.layer is one.layer]

@@ -8,7 +8,7 @@ from bnstudy.analysis.figures.units import listed, plural
 from bnstudy.diagnosis.conventions import Hypothesis
 from bnstudy.diagnosis.evidence import Evidence, Stored
 from bnstudy.diagnosis.result import Finding
-from bnstudy.diagnosis.rules.case import CERTAIN, Case, Effect
+from bnstudy.diagnosis.rules.case import CERTAIN, LIKELY, Case, Effect
 from bnstudy.diagnosis.rules.structural import RECALIBRATE, named
 
 
@@ -110,15 +110,15 @@ def off_the_mark(case: Case, taken: set[str]) -> list[Finding]:
         case: what was measured.
         taken: layers that other findings explain already.
     """
-    effect = case.worst(case.stored_unbiased, "population_unbiased")
-    if effect is None:
-        return []
     rest = [one for one in case.found if one.stored is not None and one.layer.name not in taken]
-    if not rest:
-        return []
     far = [one for one in missing(case) if one in rest]
+    effect = case.worst(case.stored_unbiased, "population_unbiased", rate=LIKELY if far else CERTAIN)
+    if effect is None:
+        better = case.worst("population_pooled", "own")
+        return [_adapted(far, better)] if far and better is not None else []
     if not far:
-        return [_noisy(case, rest, effect)]
+        # With layers that are off for a reason already found, or for dropout, the effect is not that of luck.
+        return [] if taken or not rest or case.seen.training else [_noisy(case, rest, effect)]
     slow = [one for one in far if _slow(one)]
     if len(slow) * 2 >= len(far):
         return [_slow_average(case, slow, effect)]
@@ -150,10 +150,10 @@ def _noisy(case: Case, rest: list[Evidence], effect: Effect) -> Finding:
         if momentum
         else f"The running statistics are as scattered as their few batches: {effect.metric} changes by {effect.text}.",
         (
-            f"{one.layer.name}: stored statistics lie {_deviation(one.stored.distance)} from those of all batches; a "
+            f"{one.layer.name}: stored statistics lie {distance_text(one.stored.distance)} from those of all batches; a "
             "moving average "
-            f"with this momentum over such batches lies {_deviation(one.stored.expected)} away by luck alone, "
-            f"the mean of {case.seen.batches:,} batches {_deviation(float(one.stored.reference.mean()))}.",
+            f"with this momentum over such batches lies {distance_text(one.stored.expected)} away by luck alone, "
+            f"the mean of {case.seen.batches:,} batches {distance_text(float(one.stored.reference.mean()))}.",
             f"Statistics measured on these batches instead change {effect.metric} by {effect.text} the other way.",
         ),
         f"A smaller momentum (0.1 or 0.01, or None for the mean of all batches) towards the end of training. {RECALIBRATE}.",
@@ -175,8 +175,8 @@ def _slow_average(case: Case, slow: list[Evidence], effect: Effect) -> Finding:
     lines.append(
         f"Fitted to what is stored, their share is {one.stored.start:.2g}; it explains "
         f"{100 * one.stored.start_explains:.0f} % of the "
-        f"distance to the batches' statistics ({_deviation(one.stored.distance)}; luck alone: "
-        f"{_deviation(one.stored.expected)})."
+        f"distance to the batches' statistics ({distance_text(one.stored.distance)}; luck alone: "
+        f"{distance_text(one.stored.expected)})."
     )
     return Finding(
         "slow_average",
@@ -203,8 +203,9 @@ def _preprocessing(case: Case, first: Evidence, rest: list[Evidence], effect: Ef
         "which see them normalised, agree. So the data reach the network in another scale than in training: "
         f"{effect.metric} changes by {effect.text}.",
         (
-            f"{first.layer.name}: stored statistics lie {_deviation(first.stored.distance)} from the batches' (luck alone: "
-            f"{_deviation(first.stored.expected)}).",
+            f"{first.layer.name}: stored statistics lie {distance_text(first.stored.distance)} from the batches' (luck "
+            "alone: "
+            f"{distance_text(first.stored.expected)}).",
             f"The other {plural(len(rest) - 1, 'layer')} lie within luck of them (p up to {later:.2g}).",
         ),
         "Compare the preprocessing of training and evaluation: division by 255, mean and standard deviation, colour order.",
@@ -216,19 +217,14 @@ def _preprocessing(case: Case, first: Evidence, rest: list[Evidence], effect: Ef
 
 
 def _stale(case: Case, far: list[Evidence], effect: Effect) -> Finding:
-    worst = sorted(far, key=lambda one: -one.stored.distance if one.stored is not None else 0.0)[:4]
-    lines = [
-        f"{one.layer.name}: stored statistics lie {_deviation(one.stored.distance)} from the batches' (luck alone: "
-        f"{_deviation(one.stored.expected)}), {_direction(one)}."
-        for one in worst
-        if one.stored is not None
-    ]
+    lines = _lines(far)
     counts = sorted({one.layer.updates for one in case.found if one.layer.updates is not None})
     if len(counts) > 1:
         lines.append(f"The layers have not seen equally many batches: {counts[0]:,} to {counts[-1]:,}.")
     return Finding(
         "frozen",
-        f"{named(far, start=True)} store the statistics of another network: the weights went on while the statistics "
+        f"{named(far, start=True)} {'stores' if len(far) == 1 else 'store'} the statistics of another network: the "
+        "weights went on while the statistics "
         "stood still, "
         f"or weights were averaged or loaded without them. {effect.metric} changes by {effect.text}.",
         (*lines, "The start values do not explain it, nor a constant ratio, nor the luck of a moving average."),
@@ -242,6 +238,34 @@ def _stale(case: Case, far: list[Evidence], effect: Effect) -> Finding:
     )
 
 
+def _adapted(far: list[Evidence], better: Effect) -> Finding:
+    return Finding(
+        "frozen",
+        f"{named(far, start=True)} {'stores' if len(far) == 1 else 'store'} other statistics than those of the batches, "
+        "and the model is better with them: "
+        f"it went on training with its statistics frozen, and its weights rely on them. Measured again they would cost: "
+        f"{better.metric} changes by {better.text}.",
+        tuple(_lines(far)),
+        "Leave them. Training mode is not what this model was last trained in: fine-tune it with these layers in evaluation "
+        "mode, and do not recalibrate.",
+        tuple(one.layer.name for one in far),
+        -better.measured.value,
+        better.measured.error,
+        better.metric,
+    )
+
+
+def _lines(far: list[Evidence]) -> list[str]:
+    """How far the worst few are off."""
+    worst = sorted(far, key=lambda one: -one.stored.distance if one.stored is not None else 0.0)[:4]
+    return [
+        f"{one.layer.name}: stored statistics lie {distance_text(one.stored.distance)} from the batches' (luck alone: "
+        f"{distance_text(one.stored.expected)}), {_direction(one)}."
+        for one in worst
+        if one.stored is not None
+    ]
+
+
 def _direction(one: Evidence) -> str:
     assert one.stored is not None
     usable = one.stored.usable
@@ -250,7 +274,8 @@ def _direction(one: Evidence) -> str:
     return f"variances {ratio:.3g} times theirs, means {shift:.2g} σ off"
 
 
-def _deviation(distance: float) -> str:
+def distance_text(distance: float) -> str:
+    """A squared Fisher distance, as the distance."""
     return f"{math.sqrt(max(distance, 0.0)):.3g}"
 
 

@@ -35,7 +35,8 @@ def invalid_statistics(case: Case) -> list[Finding]:
     return [
         Finding(
             "invalid_statistics",
-            f"{named(bad, start=True)} hold running statistics that no data can have. Evaluation mode divides by them; "
+            f"{named(bad, start=True)} {'holds' if len(bad) == 1 else 'hold'} running statistics that no data can have. "
+            "Evaluation mode divides by them; "
             "training mode does not look at them, so training seems fine.",
             tuple(lines),
             "Find the batch that brought the first non-finite input (one is enough: a moving average never forgets NaN) "
@@ -59,14 +60,15 @@ def untouched_statistics(case: Case) -> list[Finding]:
             at_start.append(one)
     counted = [one for one in case.found if one.layer.updates]
     fresh = [one for one in at_start if not one.layer.updates]
-    again = [one for one in at_start if one.layer.updates] + (fresh if counted else [])
+    again = [one for one in at_start if one.layer.updates]
     found = []
     if again:
         counts = sorted({one.layer.updates or 0 for one in counted})
         found.append(
             Finding(
                 "reset",
-                f"{named(again, start=True)} hold the start values, mean 0 and variance 1, although the model has been "
+                f"{named(again, start=True)} {'holds' if len(again) == 1 else 'hold'} the start values, mean 0 and "
+                "variance 1, although the model has been "
                 "trained.",
                 (
                     f"num_batches_tracked goes up to {counts[-1]:,} in this model, but every channel of "
@@ -80,14 +82,16 @@ def untouched_statistics(case: Case) -> list[Finding]:
                 *_effect(case, "own", "population_pooled"),
             )
         )
-    elif fresh:
+    if fresh:
         found.append(
             Finding(
                 "never_updated",
-                f"{named(fresh, start=True)} have never seen a batch in training mode: evaluation uses mean 0 and "
+                f"{named(fresh, start=True)} {'has' if len(fresh) == 1 else 'have'} never seen a batch in training mode: "
+                "evaluation uses mean 0 and "
                 "variance 1.",
                 (
                     "num_batches_tracked is 0 or absent, and every channel has exactly mean 0 and variance 1.",
+                    *([f"The model's other layers have counted batches ({len(counted)} of them)."] if counted else []),
                     *_far(fresh),
                 ),
                 "The model was trained with these layers in evaluation mode, or its buffers were not saved (parameters() "
@@ -137,7 +141,8 @@ def no_statistics(case: Case) -> list[Finding]:
     return [
         Finding(
             "no_statistics",
-            f"{named(bare, start=True)} store no statistics (track_running_stats=False): in evaluation mode too, the "
+            f"{named(bare, start=True)} {'stores' if len(bare) == 1 else 'store'} no statistics "
+            "(track_running_stats=False): in evaluation mode too, the "
             "answer for "
             "a sample depends on the other samples of its batch, and a batch of one sample fails or is all β.",
             (f"running_mean and running_var are absent in {len(bare)} of {len(case.found)} layers.",),
@@ -149,7 +154,13 @@ def no_statistics(case: Case) -> list[Finding]:
 
 def dead_channels(case: Case) -> list[Finding]:
     """Channels whose input never varies."""
-    dead = [one for one in case.found if not bool(one.alive.all())]
+    off = [one.position for one in case.found if bool(one.zero_gain.all())]
+    # Behind a layer whose every γ is 0 nothing varies any more: that layer is the finding.
+    dead = [
+        one
+        for one in case.found
+        if not bool(one.alive.all()) and not (off and off[0] < one.position and not bool(one.alive.any()))
+    ]
     if not dead:
         return []
     lines = [f"{one.layer.name}: {int((~one.alive).sum())} of {len(one.alive)} channels" for one in dead[:6]]

@@ -7,7 +7,7 @@ import math
 from bnstudy.analysis.figures.units import amount, listed, metric_of, plural
 from bnstudy.diagnosis.conventions import best_hypothesis
 from bnstudy.diagnosis.result import Finding
-from bnstudy.diagnosis.rules import composition, stored, structural
+from bnstudy.diagnosis.rules import composition, other_layers, stored, structural
 from bnstudy.diagnosis.rules.case import FEWEST, Case
 from bnstudy.diagnosis.rules.differing import data_differ
 
@@ -29,18 +29,20 @@ def findings(case: Case) -> tuple[Finding, ...]:
     shared = composition.shared_layer(case)
     costly = [finding for finding in (*shared, *frozen) if finding.effect is not None]
     weighed = [*costly, *([] if hypothesis else stored.bessel_cost(case)), *stored.off_the_mark(case, taken | design)]
-    if not any(finding.kind == "shared_layer" for finding in costly):
-        weighed += composition.batches(case)
+    weighed += other_layers.variance_shift(case)
+    alike = [] if any(finding.kind == "shared_layer" for finding in costly) else composition.batches(case)
+    weighed += [finding for finding in alike if finding.effect is not None]
     if not certain and not broken and not untouched:
         weighed += composition.overshoot(case)
     weighed.sort(key=lambda finding: -_weight(case, finding))
-    free = [finding for finding in (*shared, *frozen) if finding.effect is None]
+    free = [finding for finding in (*shared, *frozen, *alike) if finding.effect is None]
     free += [*structural.no_statistics(case), *structural.dead_channels(case), *structural.zero_gain(case)]
     found = [*broken, *untouched, *certain, *weighed, *free]
     if not found:
         found = _unexplained(case)
-    other = _other_layers(case)
-    return tuple([*found, *other] or [_healthy(case)])
+    if not any(finding.kind == "other_layers" for finding in found):
+        found += other_layers.by_themselves(case)
+    return tuple(found or [_healthy(case)])
 
 
 def _weight(case: Case, finding: Finding) -> float:
@@ -116,32 +118,6 @@ def _terms(case: Case, metric: str) -> str:
         for name, first, second in zip(names, path, path[1:], strict=True)
     ]
     return f"The gap in {metric} is made of {listed(said)}."
-
-
-def _other_layers(case: Case) -> list[Finding]:
-    """Dropout and its like, where they move a metric."""
-    effect = case.worst("batch", "train", both_ways=True)
-    if effect is None:
-        return []
-    drops = [
-        f"{name} ({type(module).__name__})"
-        for name, module in case.model.named_modules()
-        if any(word in type(module).__name__.lower() for word in ("drop", "stochasticdepth", "noise"))
-        and getattr(module, "p", getattr(module, "drop_prob", 1)) != 0
-    ]
-    said = f"{listed(drops, 4)}" if drops else "layers other than BatchNorm"
-    return [
-        Finding(
-            "other_layers",
-            f"Not BatchNorm: {said} make training mode differ from evaluation mode by {effect.text} in {effect.metric}.",
-            (f"Held in evaluation mode while BatchNorm stays on batch statistics, {effect.metric} changes by that much.",),
-            "Nothing to repair: this is what they are for. Compare modes with these layers off before blaming BatchNorm.",
-            (),
-            effect.measured.value,
-            effect.measured.error,
-            effect.metric,
-        )
-    ]
 
 
 def _healthy(case: Case) -> Finding:
