@@ -17,16 +17,22 @@ if TYPE_CHECKING:
     from bnstudy.batchnorm.layers import BatchNorm2d as BatchNorm2d
     from bnstudy.batchnorm.layers import BatchNorm3d as BatchNorm3d
     from bnstudy.batchnorm.population import population_statistics as population_statistics
+    from bnstudy.diagnosis.diagnose import diagnose as diagnose
+    from bnstudy.diagnosis.remedies import remedy as remedy
+    from bnstudy.diagnosis.result import Diagnosis as Diagnosis
 
 _HOMES = {
     "BatchNorm1d": "bnstudy.batchnorm.layers",
     "BatchNorm2d": "bnstudy.batchnorm.layers",
     "BatchNorm3d": "bnstudy.batchnorm.layers",
     "Convention": "bnstudy.batchnorm.conventions",
+    "Diagnosis": "bnstudy.diagnosis.result",
     "convert": "bnstudy.batchnorm.convert",
+    "diagnose": "bnstudy.diagnosis.diagnose",
     "evaluating": "bnstudy.batchnorm.inference",
     "load": "bnstudy.analysis.results",
     "population_statistics": "bnstudy.batchnorm.population",
+    "remedy": "bnstudy.diagnosis.remedies",
 }
 
 __all__ = sorted(_HOMES)

@@ -142,6 +142,78 @@ def translate(
         typer.echo(line)
 
 
+@app.command()
+def diagnose(
+    model: Annotated[str, typer.Option(metavar="PKG.MODULE:FUNCTION", help="Builds the model, without arguments.")],
+    data: Annotated[
+        str,
+        typer.Option(metavar="PKG.MODULE:FUNCTION", help="Gives batches of inputs and targets, prepared as in training."),
+    ],
+    weights: Annotated[Path | None, typer.Option(help="A safetensors or torch checkpoint to load.")] = None,
+    entry: Annotated[str | None, typer.Option(help="Key of the model's state, where a file holds several.")] = None,
+    evaluation_data: Annotated[str | None, typer.Option(help="Batches on which evaluation mode disappoints.")] = None,
+    held_out: Annotated[
+        str | None, typer.Option(help="Batches to measure a remedy's gain on; default: half of those of --data.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="accuracy, loss, mse, output_rms or a function of (outputs, targets).")
+    ] = None,
+    higher_is_better: Annotated[
+        bool | None, typer.Option("--higher-is-better/--lower-is-better", help="Of a function given as metric.")
+    ] = None,
+    batches: Annotated[int | None, typer.Option(help="Batches to use at most.")] = None,
+    swap_batches: Annotated[int, typer.Option(help="Batches on which each layer is swapped alone; 0 for none.")] = 2,
+    swap_layer: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Layers to swap; default: all.")] = None,
+    seed: Annotated[int, typer.Option(help="Of dropout and of shuffled data.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    recalibrate: Annotated[Path | None, typer.Option(metavar="OUT", help="Write weights with measured statistics.")] = None,
+    translate: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="Write weights with running variances of the layers' own convention.")
+    ] = None,
+    remedy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN=CHOICE", help="What to do with some layers instead: recalibrate, translate or keep."),
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="What to translate from; default: the convention found.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Write OUT even if it makes held-out metrics worse.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write diagnosis.html and diagnosis.json there.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    fail: Annotated[bool, typer.Option("--fail", help="Exit code 1 where something is wrong.")] = False,
+) -> None:
+    """Say why a trained model behaves differently in train() and eval(), and what to do about it."""
+    from bnstudy.diagnosis.command import diagnose as explain
+    from bnstudy.diagnosis.options import Options
+
+    options = Options(
+        model=model,
+        data=data,
+        weights=weights,
+        entry=entry,
+        evaluation_data=evaluation_data,
+        held_out=held_out,
+        metric=metric,
+        higher_is_better=higher_is_better,
+        batches=batches,
+        swap_batches=swap_batches,
+        swap_layers=tuple(swap_layer or ("*",)),
+        seed=seed,
+        device=device,
+        recalibrate=recalibrate,
+        translate=translate,
+        remedies=tuple(remedy or ()),
+        source=source,
+        overwrite=overwrite,
+        anyway=anyway,
+        out=out,
+        json=json,
+        fail=fail,
+    )
+    raise typer.Exit(explain(options))
+
+
 def _number(text: str | None) -> float | str | None:
     """A number where the text is one, else the text, for the command to judge."""
     try:

@@ -137,9 +137,13 @@ def _plan_cells(configs: list[Any]) -> int:
         console.print(line, markup=False)
     for name, record in plan.failed.items():
         console.print(f"failed: {name}: {record.get('message', '')}", markup=False)
-    if plan.missing:
+    if todo := plan.to_run(configs[0].retry_failed):
         engine = configs[0].engine
-        cost = estimate(plan.missing, store, workers(engine))
+        cost = estimate(todo, store, workers(engine))
+        for line in cost.problems:
+            console.print(line, markup=False, soft_wrap=True)
+        if not cost.measured + cost.probed:
+            return 0
         console.print(
             f"About {_duration(cost.seconds)} on {workers(engine)} workers ({_duration(cost.core_seconds)} of one core; "
             f"{cost.measured} jobs from finished ones, {cost.probed} from a probe), {cost.disk / 1e6:.1f} MB",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bnstudy.batchnorm.conventions import CONVENTIONS, Convention
+from bnstudy.batchnorm.conventions import CONVENTIONS, Convention, bessel
 from bnstudy.batchnorm.population import Population
 from bnstudy.diagnosis.evidence import Evidence, Stored
 from bnstudy.diagnosis.measure import Reference
@@ -66,7 +66,7 @@ def best_hypothesis(found: Sequence[Evidence], seen: Reference) -> Hypothesis | 
     """
     tested = [one for one in found if one.stored is not None and one.stored.redrawn is not None]
     own = {one.layer.convention for one in tested}
-    if len(own) != 1:
+    if len(own) != 1 or recalibrated(found):
         return None
     (here,) = own
     rivals = {}
@@ -75,7 +75,7 @@ def best_hypothesis(found: Sequence[Evidence], seen: Reference) -> Hypothesis | 
             continue
         patterns = [_pattern(one, convention, seen.other.get(one.layer)) for one in tested]
         rivals[name] = (_fit(tested, patterns), patterns)
-    lucky = torch.stack([one.lucky / max(one.expected, 1e-12) for one in _stored(tested)]).mean(0)
+    lucky = _luck(tested)
     none = _fit(tested, [Deviation(torch.zeros(1), torch.zeros(1)) for _ in tested])
     fitting = {
         name: fit
@@ -102,6 +102,31 @@ def best_hypothesis(found: Sequence[Evidence], seen: Reference) -> Hypothesis | 
         error = ratio * float(stored.redrawn.var[:, usable].mean(1).std())
         ratios.append((one.layer.name, one.inputs.m, ratio, error, math.exp(float(pattern.var[usable].mean()))))
     return Hypothesis(name, tuple(each for each in alike if each != name), fit.amplitude, fit.error, ratios)
+
+
+def recalibrated(found: Sequence[Evidence]) -> bool:
+    """Whether what is stored was measured by a pass over the data rather than averaged in training.
+
+    Such statistics are the pooled ones (see `bnstudy.diagnosis.remedies`), and closer to them than any redrawn moving average is to
+    its own expectation. Behind a BatchNorm layer batch means do not vary, and pooled is the biased variance: without this
+    question they would pass for another convention's.
+    """
+    tested = [one for one in found if one.stored is not None and one.stored.redrawn is not None]
+    if not tested:
+        return False
+    left = torch.zeros((), dtype=torch.float64)
+    for one, stored in zip(tested, _stored(tested), strict=True):
+        c = bessel(one.inputs.m) if one.layer.convention.normalize == "unbiased" else 1.0
+        pooled = _safe(one.inputs.population.pooled * c, stored.usable)
+        expected = _safe(accumulated(one.layer, one.inputs), stored.usable)
+        rest = Deviation(stored.deviation.mean, stored.deviation.var - (pooled / expected).log())
+        left = left + rest.distance(stored.usable) / max(stored.expected, 1e-12)
+    return float(left / len(tested)) < float(_luck(tested).min())
+
+
+def _luck(tested: Sequence[Evidence]) -> Tensor:
+    """Distances of redrawn averages over what is expected of them, averaged over layers, (replicates,)."""
+    return torch.stack([one.lucky / max(one.expected, 1e-12) for one in _stored(tested)]).mean(0)
 
 
 def _stored(tested: Sequence[Evidence]) -> list[Stored]:

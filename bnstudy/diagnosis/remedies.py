@@ -1,34 +1,29 @@
-"""New running statistics for a model, and what they are worth on batches that did not make them."""
+"""New running statistics for a model, from its batches or from the convention that trained it."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from bnstudy.batchnorm.conventions import Convention
 from bnstudy.batchnorm.translate import rules
 from bnstudy.batchnorm.translate.frameworks import framework
 from bnstudy.diagnosis import modes
-from bnstudy.diagnosis.batches import Batch, Batches, Source, answer
+from bnstudy.diagnosis.batches import Batches, Source, answer
+from bnstudy.diagnosis.choices import chosen
 from bnstudy.diagnosis.conventions import best_hypothesis
 from bnstudy.diagnosis.diagnose import Progress, counting, device_of, direction_of, metrics_of
 from bnstudy.diagnosis.evidence import evidence
+from bnstudy.diagnosis.gains import Half, gains_table, harmful, on_held_out
 from bnstudy.diagnosis.measure import reference
 from bnstudy.diagnosis.moments import Inputs
 from bnstudy.diagnosis.normlayers import NormLayer, norm_layers
-from bnstudy.diagnosis.rules.case import CERTAIN
-from bnstudy.diagnosis.scoring import Means, Metric, score
+from bnstudy.diagnosis.scoring import Metric
 from bnstudy.errors import UserError
-
-CHOICES = ("recalibrate", "translate", "keep")
-"""What can be done to a layer's running statistics."""
 
 Statistics = tuple[Tensor, Tensor]
 
@@ -98,33 +93,6 @@ def translated(layer: NormLayer, inputs: Inputs, source: Convention) -> Statisti
     return mean.clone(), rules.scaled(var, rules.accumulating_ratio(source, layer.convention, inputs.m))
 
 
-def chosen(layers: Sequence[NormLayer], choice: Mapping[str, str]) -> dict[NormLayer, str]:
-    """What to do with each layer that stores statistics.
-
-    Args:
-        layers: of the model.
-        choice: "recalibrate", "translate" or "keep" by pattern of layer names, as in a shell; later patterns win. Layers
-            that fit none are kept.
-
-    Raises:
-        UserError: another choice, or a pattern that fits no layer.
-    """
-    keeping = [layer for layer in layers if layer.stored is not None]
-    if not keeping:
-        raise UserError("model: none of its BatchNorm layers stores statistics, so there are none to write")
-    result = dict.fromkeys(keeping, "keep")
-    for pattern, what in choice.items():
-        if what not in CHOICES:
-            raise UserError(f"remedy: {what!r} for {pattern!r} is unknown; use {', '.join(CHOICES)}")
-        fitting = [layer for layer in keeping if any(fnmatchcase(name, pattern) for name in layer.names)]
-        if not fitting:
-            raise UserError(
-                f"remedy: {pattern!r} fits no layer with stored statistics; use patterns for names such as {keeping[0].name!r}"
-            )
-        result |= dict.fromkeys(fitting, what)
-    return result
-
-
 def remedy(
     model: nn.Module,
     batches: Batches,
@@ -147,7 +115,7 @@ def remedy(
         choice: "recalibrate" (population statistics of the batches), "translate" (from the convention that trained the
             model to the layers' own), or these and "keep" by pattern of layer names, later patterns first. Default:
             "recalibrate".
-        held_out: batches to measure the gain on. Default: every second one of `batches`, the others make the statistics.
+        held_out: batches to measure the gain on. Default: half of `batches`, the others make the statistics.
         source: convention or framework to translate from. Default: the one that the stored statistics speak of.
 
     Returns:
@@ -166,9 +134,8 @@ def remedy(
     device = device_of(model)
     whole = Source(batches, "batches", device, limit)
     sums: list[float] = []
-    halves = [_Half(batches, "batches", device, limit, held, sums) for held in (False, True)]
+    halves = [Half(batches, "batches", device, limit, side, sums) for side in (False, True)]
     calibrating, measuring = halves if held_out is None else (whole, Source(held_out, "held_out", device))
-    expected = whole.expected
     with modes.untouched(model, seed):
         batch = next(iter(whole))
         with modes.evaluation(model, dict.fromkeys(layers)):
@@ -177,23 +144,23 @@ def remedy(
         used = 0
         if "translate" in given.values():
             torch.manual_seed(seed)  # so that a shuffling loader deals the same batches in every sweep
-            step = counting(progress, "remedy: the convention", expected if named else expected and 2 * expected)
-            seen = reference(model, layers, whole, step, other=named is None)
+            step = counting(
+                progress, "remedy: the convention", whole.expected if named else whole.expected and 2 * whole.expected
+            )
+            seen = reference(model, layers, whole, step, more=named is None)
             inputs, used = seen.inputs, seen.batches
             if named is None:
                 found = best_hypothesis(evidence(seen, torch.Generator().manual_seed(seed)), seen)
                 named = None if found is None else framework(found.name, "source").convention
         if "recalibrate" in given.values() and (held_out is None or not inputs):
             torch.manual_seed(seed)
-            share = expected if held_out is not None or expected is None else (expected + 1) // 2
-            step = counting(progress, "remedy: population statistics", share)
-            seen = reference(model, layers, calibrating, step, other=False)
-            # m stays that of all batches, where both were measured
+            step = counting(progress, "remedy: population statistics", calibrating.expected)
+            seen = reference(model, layers, calibrating, step, more=False)
             inputs, used = inputs | seen.inputs, seen.batches
         new, choices = _statistics(given, inputs, named)
         torch.manual_seed(seed)
-        step = counting(progress, "remedy: the gain on held-out batches", None)
-        means = _held_out(model, new, measuring, metrics, step)
+        step = counting(progress, "remedy: the gain on held-out batches", measuring.expected and 2 * measuring.expected)
+        means = on_held_out(model, new, measuring, metrics, step)
     notes = [f"{layer.name} does not run on these batches and is kept" for layer in given if layer not in inputs]
     if len(set(sums)) > 1:
         notes.append(
@@ -201,54 +168,19 @@ def remedy(
             "give held-out batches of their own"
         )
     directions = {name: direction_of(name, higher_is_better) for name in metrics}
-    gains = _gains(means, directions)
     measured = next(iter(means.values())).batches
     if measured == 1:
         notes.append("one held-out batch says nothing of the gain's error; give more")
     return Remedied(
         state=_state(model, new),
-        gains=gains,
+        gains=gains_table(means, directions),
         choices=choices,
         convention=named.name if named is not None and "translate" in choices.values() else None,
-        harmful=tuple(row.metric for row in gains.itertuples() if _harmful(row.gain, row.error, row.direction, measured)),
+        harmful=tuple(name for name, values in means.items() if harmful(values, directions[name])),
         calibrating=used,
         measuring=measured,
         notes=tuple(notes),
     )
-
-
-@dataclass(frozen=True)
-class _Half(Source):
-    """Every second batch, the first or the second of each pair.
-
-    Args:
-        held: whether the second.
-        sums: takes a checksum of the second ones at the end of each pass: equal as long as the batches are.
-    """
-
-    held: bool = False
-    sums: list[float] = field(default_factory=list)
-
-    def __iter__(self) -> Iterator[Batch]:
-        total, count = 0.0, 0
-        for count, batch in enumerate(super().__iter__(), start=1):
-            second = count % 2 == 0
-            if second:
-                total += _sum(batch.inputs)
-            if second == self.held:
-                yield batch
-        if self.held and count == 1:
-            raise UserError(
-                "held_out: a single batch leaves none to measure the gain on; give two or more, or held-out ones"
-            )
-        self.sums.append(total)
-
-
-def _sum(value: object) -> float:
-    if isinstance(value, Tensor):
-        return float(value.double().sum())
-    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    return sum(_sum(part) for part in parts)
 
 
 def _stored(layer: NormLayer) -> Statistics:
@@ -266,7 +198,7 @@ def _statistics(
     moved = [layer for layer, what in ran.items() if what == "translate"]
     if moved and source is None:
         raise UserError(
-            "translate: what the layers store speaks for no convention but their own, so there is nothing to translate from; "
+            "translate: what the layers store speaks for no convention but their own, so there is none to translate from; "
             "name the one that trained the model (source), or recalibrate"
         )
     new = {}
@@ -277,47 +209,12 @@ def _statistics(
             new[layer] = translated(layer, inputs[layer], source)
     if moved and source is not None and all(source.accumulate == layer.convention.accumulate for layer in moved):
         raise UserError(
-            f"translate: {source.name!r} stores the {source.accumulate} variance, as these layers do, so running variances stay "
-            "as they are; recalibrate, or use `bnstudy translate --keep training` to carry γ and ε as well"
+            f"translate: {source.name!r} stores the {source.accumulate} variance, as these layers do: there is nothing to "
+            "rescale; recalibrate, or use `bnstudy translate --keep training` to carry γ and ε as well"
         )
     if not new:
         raise UserError("remedy: no layer to be changed runs on these batches; check the model's forward")
     return new, {layer.name: ran.get(layer, "keep") for layer in given}
-
-
-def _held_out(
-    model: nn.Module,
-    new: Mapping[NormLayer, Statistics],
-    source: Source,
-    metrics: Mapping[str, Metric],
-    step: counting.Step,
-) -> dict[str, Means]:
-    """Evaluation mode with the old and the new statistics, on the same batches."""
-    means = {name: Means(["before", "after"]) for name in metrics}
-    for batch in source:
-        outputs = []
-        for statistics in ({}, new):
-            with modes.evaluation(model, statistics):
-                outputs.append(answer(model, batch, source.key))
-            step()
-        for name, metric in metrics.items():
-            means[name].add([score(name, metric, each, batch.targets) for each in outputs], batch.samples)
-    return means
-
-
-def _gains(means: Mapping[str, Means], directions: Mapping[str, str | None]) -> pd.DataFrame:
-    rows = []
-    for name, values in means.items():
-        sign = -1.0 if directions[name] == "lower" else 1.0
-        gain = values.contrast(after=sign, before=-sign)
-        before, after = (values.contrast(**{side: 1.0}).value for side in ("before", "after"))
-        rows.append((name, directions[name], before, after, gain.value, gain.error))
-    return pd.DataFrame(rows, columns=["metric", "direction", "before", "after", "gain", "error"])
-
-
-def _harmful(gain: float, error: float, direction: str | None, batches: int) -> bool:
-    """Whether a metric gets worse, or turns into no number at all, and luck is excluded."""
-    return True
 
 
 def _state(model: nn.Module, new: Mapping[NormLayer, Statistics]) -> dict[str, Tensor]:

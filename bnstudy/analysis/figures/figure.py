@@ -45,6 +45,19 @@ Draw = Callable[[Layout], Chart]
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """A figure with its drawings as SVG; both are "" where there was nothing to draw, and the caption says why."""
+
+    name: str
+    title: str
+    table: str
+    caption: str
+    alt: str
+    wide: str
+    narrow: str
+
+
+@dataclass(frozen=True)
 class Figure:
     """A figure of a report.
 
@@ -79,6 +92,10 @@ class Figure:
         drawn = vl_convert.vegalite_to_svg(specification, vl_version=version)
         own = f"{self.name}-{layout.room}-"
         return slim(re.sub(r'(\bid="|url\(#|href="#)', lambda found: found[1] + own, drawn))
+
+    def drawn(self) -> Drawn:
+        """The figure drawn in both layouts."""
+        return Drawn(self.name, self.title, self.table, self.caption, self.alt, self.svg(WIDE), self.svg(NARROW))
 
 
 def absent(name: str, title: str, table: str, why: str) -> Figure:

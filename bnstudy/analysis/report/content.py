@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bnstudy.analysis.figures.figure import NARROW, WIDE
+from bnstudy.analysis.figures.figure import Drawn
 from bnstudy.analysis.figures.gallery import figures_of
 from bnstudy.analysis.figures.subject import Subject, Tables, subject_of
 from bnstudy.analysis.report.answer import answer
@@ -14,19 +14,6 @@ from bnstudy.analysis.report.latex import latex_tables
 from bnstudy.analysis.report.notices import Trouble, notices, trouble
 from bnstudy.analysis.report.origin import origin
 from bnstudy.analysis.report.sheets import Sheet, sheets
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A figure with its drawings as SVG; both are "" where there was nothing to draw, and the caption says why."""
-
-    name: str
-    title: str
-    table: str
-    caption: str
-    alt: str
-    wide: str
-    narrow: str
 
 
 @dataclass(frozen=True)
@@ -55,10 +42,6 @@ def content_of(tables: Tables, provenance: Mapping[str, Any]) -> Content:
     """
     subject = subject_of(tables, provenance)
     declared = provenance.get("declared") or {}
-    drawn = [
-        Drawn(figure.name, figure.title, figure.table, figure.caption, figure.alt, figure.svg(WIDE), figure.svg(NARROW))
-        for figure in figures_of(tables, provenance)
-    ]
     shown = sheets(tables, subject)
     return Content(
         name=str(provenance.get("study") or "study"),
@@ -67,7 +50,7 @@ def content_of(tables: Tables, provenance: Mapping[str, Any]) -> Content:
         subject=subject,
         answer=answer(tables, subject),
         notices=notices(tables, provenance, subject),
-        figures=drawn,
+        figures=[figure.drawn() for figure in figures_of(tables, provenance)],
         sheets=shown,
         origin=origin(provenance, subject),
         trouble=trouble(provenance),

@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
-from dataclasses import asdict
-from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
-from bnstudy.analysis.figures import theme
 from bnstudy.analysis.report.content import Content
+from bnstudy.analysis.report.shell import environment, marked, page
 from bnstudy.analysis.summary import printed_tables
-
-_TEMPLATES = Path(__file__).parent / "templates"
-_SWAPS = [(getattr(theme, name.upper()), name) for name in (
-    "paper", "ink", "muted", "grid", "band", "blue", "vermillion", "green", "purple", "orange", "sky", "yellow", "grey",
-)]  # fmt: skip
 
 
 def html(content: Content) -> str:
     """The report as one self-contained page: no request leaves it, and its policy refuses scripts other than its own."""
-    environment = _environment(escape=True)
-    script = (_TEMPLATES / "script.js").read_text(encoding="utf-8")
-    style = _environment(escape=False).get_template("style.css.j2").render(swaps=_SWAPS)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("report.html.j2").render(
-        **_shared(content),
-        figures=[
-            asdict(figure) | {"wide": Markup(figure.wide), "narrow": Markup(figure.narrow)} for figure in content.figures
-        ],
-        sheets=content.sheets,
-        sheet_names={sheet.name for sheet in content.sheets},
-        papers=list(content.papers),
-        script=Markup(script),
-        script_hash=digest,
-        style=Markup(style),
-    )
+    values = _shared(content) | {
+        "figures": marked(content.figures),
+        "sheets": content.sheets,
+        "sheet_names": {sheet.name for sheet in content.sheets},
+        "papers": list(content.papers),
+    }
+    return page("report.html.j2", "report", "answer", values)
 
 
 def markdown(content: Content, summary: pd.DataFrame | None) -> str:
@@ -57,9 +37,9 @@ def markdown(content: Content, summary: pd.DataFrame | None) -> str:
     if summary is not None and len(summary):
         for title, frame in printed_tables(summary):
             printed.append((title, "Mean ± half the 95 % t interval over seeds; descriptive.", _table(frame)))
-    environment = _environment(escape=False)
-    environment.filters["md"] = plain
-    text = environment.get_template("report.md.j2").render(**_shared(content), figures=content.figures, printed=printed)
+    templates = environment(escape=False)
+    templates.filters["md"] = plain
+    text = templates.get_template("report.md.j2").render(**_shared(content), figures=content.figures, printed=printed)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
@@ -78,14 +58,3 @@ def _shared(content: Content) -> dict[str, object]:
 
 def _table(frame: pd.DataFrame) -> str:
     return str(frame.astype(str).map(plain).rename(columns=plain).to_markdown(index=False, disable_numparse=True))
-
-
-def _environment(escape: bool) -> Environment:
-    # What is not escaped is style and Markdown; Markdown escapes in its own way.
-    return Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=escape,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )

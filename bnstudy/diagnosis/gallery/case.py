@@ -67,7 +67,8 @@ def recipe(kind: str, seed: int, **changes: Any) -> Recipe:
     """A healthy subject of random size; `changes` by field."""
     draw = chance("size", kind, seed)
     width = draw.choice((32, 48, 64, 96)) if kind == "mlp" else draw.choice((8, 12, 16))
-    return Recipe(**({"kind": kind, "seed": seed, "width": width, "depth": draw.choice((2, 3))} | changes))
+    fields: dict[str, Any] = {"kind": kind, "seed": seed, "width": width, "depth": draw.choice((2, 3))}
+    return Recipe(**(fields | changes))
 
 
 def some(draw: random.Random, number: int, low: float, high: float) -> list[int]:

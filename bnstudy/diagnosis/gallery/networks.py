@@ -15,11 +15,11 @@ _PIXELS = 64
 _TORCHVISION_WIDTH = 64
 
 
-class DigitsResNet(ResNet):
+class DigitsResNet(ResNet):  # type: ignore[misc]  # torchvision is not typed
     """torchvision's ResNet with one basic block a stage, made narrower, for images with one channel.
 
-    `conv1` is 3x3 at stride `stride` and nothing is pooled after it, as is usual for small images: at 8x8 the four stages have
-    8², 4², 2² and 1 positions with stride 1, and 4², 2², 1 and 1 with stride 2.
+    `conv1` is 3x3 at stride `stride` and nothing is pooled after it, as is usual for small images: at 8x8 the four stages
+    have 8², 4², 2² and 1 positions with stride 1, and 4², 2², 1 and 1 with stride 2.
 
     Args:
         width: channels of the first stage; later ones double it.

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bnstudy.diagnosis.gallery.subjects import Batch, Recipe, Sampler, cut, digits, samples
 
-GIVEN_IMAGES = 400
-"""Of the large images, an epoch is this many: they cost more than the digits."""
+LARGE_IMAGES = 480
+"""In an epoch of large images, which cost more than digits as they are."""
 
 
 def raw(inputs: Tensor) -> Tensor:
@@ -21,17 +20,20 @@ def raw(inputs: Tensor) -> Tensor:
 
 
 def mild(recipe: Recipe, generator: torch.Generator) -> list[Batch]:
-    """Digits moved by a pixel and made a tenth brighter or darker, as many training runs do."""
-    return [(_lit(_moved(inputs, generator), generator, 0.1), targets) for inputs, targets in _plain(recipe, generator)]
+    """A third of the digits moved by a pixel, all at up to a tenth more or less contrast: augmentation that hurts nobody."""
+    inputs, targets = samples()
+    moves = torch.rand((len(inputs), 1, 1, 1), generator=generator) < 1 / 3
+    moved = torch.where(moves, _moved(inputs, generator), inputs)
+    return cut((_lit(moved, generator, 0.1), targets), recipe.batch_size, generator)
 
 
-def disturbed(recipe: Recipe, generator: torch.Generator) -> list[Batch]:
-    """Digits under noise as strong as the digits themselves, and half as bright or half as bright again."""
-    batches = _plain(recipe, generator)
-    return [
-        (_lit(inputs, generator, 0.5) + torch.randn(inputs.shape, generator=generator), targets)
-        for inputs, targets in batches
-    ]
+def zoomed(recipe: Recipe, generator: torch.Generator) -> list[Batch]:
+    """Crops of 6x6 pixels enlarged to 8x8: objects look larger than in whole images (Touvron et al. 2019, FixRes)."""
+    inputs, targets = samples()
+    crops = torch.cat([inputs[:, :, down : down + 6, right : right + 6] for down in range(3) for right in range(3)])
+    large = F.interpolate(crops, size=8, mode="bilinear", align_corners=False).unflatten(0, (9, len(inputs)))
+    chosen = torch.randint(0, 9, (len(inputs),), generator=generator)
+    return cut((large[chosen, torch.arange(len(inputs))], targets), recipe.batch_size, generator)
 
 
 def frames(clips: int) -> Sampler:
@@ -51,7 +53,7 @@ def frames(clips: int) -> Sampler:
 
 
 def alternating(contrast: float, brightness: float, in_order: bool) -> Sampler:
-    """Batches of digits as they are, and of digits at another contrast and brightness, by turns or in random order.
+    """Batches of digits as they are, and of another domain's, by turns or in random order.
 
     Args:
         contrast: factor on the second domain's standardised pixels; negative for inverted digits.
@@ -60,7 +62,7 @@ def alternating(contrast: float, brightness: float, in_order: bool) -> Sampler:
     """
 
     def sampler(recipe: Recipe, generator: torch.Generator) -> list[Batch]:
-        batches = _plain(recipe, generator)
+        batches = cut(samples(), recipe.batch_size, generator)
         turns = torch.arange(len(batches)) % 2 == 1
         if not in_order:
             turns = turns[torch.randperm(len(turns), generator=generator)]
@@ -73,15 +75,12 @@ def alternating(contrast: float, brightness: float, in_order: bool) -> Sampler:
 
 
 def enlarged(recipe: Recipe, generator: torch.Generator) -> list[Batch]:
-    """Digits enlarged to 32x32: neighbouring pixels say the same."""
+    """Digits enlarged to 32x32, each under a light of its own, as photographs are: the pixels of an image are alike."""
     inputs, targets = samples()
-    chosen = torch.randperm(len(targets), generator=generator)[:GIVEN_IMAGES]
+    chosen = torch.randperm(len(targets), generator=generator)[:LARGE_IMAGES]
     large = F.interpolate(inputs[chosen], scale_factor=4, mode="bilinear", align_corners=False)
-    return cut((large, targets[chosen]), recipe.batch_size)
-
-
-def _plain(recipe: Recipe, generator: torch.Generator) -> list[Batch]:
-    return cut(samples(), recipe.batch_size, generator)
+    light = 3 * torch.randn((LARGE_IMAGES, 1, 1, 1), generator=generator)
+    return cut((_lit(large, generator, 0.5) + light, targets[chosen]), recipe.batch_size)
 
 
 def _lit(inputs: Tensor, generator: torch.Generator, strength: float) -> Tensor:
@@ -91,7 +90,7 @@ def _lit(inputs: Tensor, generator: torch.Generator, strength: float) -> Tensor:
 
 
 def _moved(inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Each batch moved by up to a pixel in both directions; the border repeats."""
-    down, right = torch.randint(0, 3, (2,), generator=generator).tolist()
+    """Each image moved by up to a pixel in both directions; the border repeats."""
     padded = F.pad(inputs, (1, 1, 1, 1), mode="replicate")
-    return padded[:, :, down : down + 8, right : right + 8]
+    moved = torch.stack([padded[:, :, down : down + 8, right : right + 8] for down in range(3) for right in range(3)])
+    return moved[torch.randint(0, 9, (len(inputs),), generator=generator), torch.arange(len(inputs))]

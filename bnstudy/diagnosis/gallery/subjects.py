@@ -1,4 +1,4 @@
-"""Networks trained on real digits the way networks are trained: a schedule that anneals to zero, fresh batches every epoch."""
+"""Networks trained on real digits as networks are trained: fresh batches every epoch, a schedule that anneals to zero."""
 
 from __future__ import annotations
 

@@ -13,15 +13,18 @@ from bnstudy.diagnosis.gallery.networks import DigitsResNet, NormEval, SharedMLP
 from bnstudy.diagnosis.gallery.sampling import alternating, enlarged, frames, mild
 from bnstudy.diagnosis.gallery.subjects import cut, fit, network, samples, stream, trained
 
+INVERTED = 1.03
+"""Added to the negative of standardised pixels: what black for white, 16 - pixel, makes of them."""
+
 
 def healthy(kind: str, seed: int) -> Case:
     """Nothing is wrong; every other draw is given held-out digits to evaluate on as well."""
     draw = chance("healthy", kind, seed)
     optimizer, sampler = draw.choice(("sgd", "adamw")), draw.choice((None, mild))
     rates = {"learning_rate": 3e-3, "weight_decay": 0.01} if optimizer == "adamw" else {}
-    size = draw.choice((32, 48, 64))
-    width = draw.randint(24, 128) if kind == "mlp" else draw.choice((8, 12, 16, 24))
-    subject = recipe(kind, seed, width=width, batch_size=size, optimizer=optimizer, sampler=sampler, epochs=6.0, **rates)
+    size, epochs = draw.choice((32, 48, 64)), 15.0 if kind == "mlp" else 6.0
+    width = draw.randint(32, 128) if kind == "mlp" else draw.choice((8, 12, 16, 24))
+    subject = recipe(kind, seed, width=width, batch_size=size, optimizer=optimizer, sampler=sampler, epochs=epochs, **rates)
     planted = f"{optimizer}, width {width}, batch {size}, {'mild' if sampler else 'no'} augmentation"
     return Case(trained(subject), subject.given(), planted, cut(samples("test"), 36) if seed % 2 else None)
 
@@ -40,13 +43,13 @@ def small_momentum(kind: str, seed: int) -> Case:
     """A momentum meant for a hundred times as many steps."""
     momentum = 10 ** chance("slow", kind, seed).uniform(-3.3, -2.6)
     subject = recipe(kind, seed, momentum=momentum)
-    return Case(trained(subject), subject.given(), f"momentum {momentum:.2g} for {round(5 * 44)} steps")
+    return Case(trained(subject), subject.given(), f"momentum {momentum:.2g} for {(5 * 44)} steps")
 
 
 def large_momentum(kind: str, seed: int) -> Case:
     """The last batch or two decide."""
     draw = chance("noisy", kind, seed)
-    momentum, size = draw.choice((1.0, draw.uniform(0.9, 1.0))), draw.choice((8, 12, 16))
+    momentum, size = draw.choice((1.0, draw.uniform(0.9, 1.0))), draw.choice((8, 12))
     subject = recipe(kind, seed, momentum=momentum, batch_size=size, epochs=3.0)
     return Case(trained(subject), subject.given(), f"momentum {momentum:.2f} at {size} samples a batch")
 
@@ -61,7 +64,7 @@ def tiny_batches(kind: str, seed: int) -> Case:
 def dependent_samples(kind: str, seed: int) -> Case:
     """Frames of few scenes in an MLP's batch; two large images in a ResNet's."""
     if kind == "resnet":
-        subject = recipe(kind, seed, batch_size=2, sampler=enlarged, epochs=2.0)
+        subject = recipe(kind, seed, batch_size=2, stride=2, sampler=enlarged, epochs=3.0, learning_rate=0.15)
         return Case(trained(subject), subject.given(), "two images of 32x32 a batch")
     clips = chance("clips", kind, seed).choice((2, 3, 4))
     subject = recipe(kind, seed, sampler=frames(clips), epochs=1.5)
@@ -80,7 +83,7 @@ def domains_at_random(kind: str, seed: int) -> Case:
 
 def frozen_layers(kind: str, seed: int) -> Case:
     """BatchNorm put in evaluation mode after a third of the steps, the weights trained on."""
-    subject = recipe(kind, seed)
+    subject = recipe(kind, seed, learning_rate=0.15, epochs=8.0)
     model = network(subject)
     fit(model, subject, _freezing(model))
     return Case(model, subject.given(), "layers in evaluation mode after a third of the steps")
@@ -88,7 +91,7 @@ def frozen_layers(kind: str, seed: int) -> Case:
 
 def frozen_by_train(kind: str, seed: int) -> Case:
     """The same by a `train()` of the model's own, which leaves BatchNorm in evaluation mode ever after."""
-    subject = recipe(kind, seed)
+    subject = recipe(kind, seed, learning_rate=0.15, epochs=8.0)
     body = network(subject)
     fit(body, subject, _freezing(body))
     return Case(NormEval(body), subject.given(), "train() keeps the layers in evaluation mode after a third of the steps")
@@ -148,8 +151,9 @@ def zero_gain_channels(kind: str, seed: int) -> Case:
 
 def dropout(kind: str, seed: int) -> Case:
     """Dropout in front of the head, behind all BatchNorm."""
-    subject = recipe(kind, seed, drop_rate=0.5)
-    return Case(trained(subject), subject.given(), "dropout 0.5 in front of the head")
+    rate = chance("dropout", kind, seed).uniform(0.5, 0.7)
+    subject = recipe(kind, seed, drop_rate=rate, epochs=3.0)
+    return Case(trained(subject), subject.given(), f"dropout {rate:.2f} in front of the head")
 
 
 def dropout_between(kind: str, seed: int) -> Case:
@@ -173,7 +177,9 @@ def _ported(kind: str, seed: int, convention: str) -> Case:
 
 def _domains(kind: str, seed: int, in_order: bool) -> Case:
     draw = chance("domains", kind, seed)
-    contrast, brightness = draw.choice((-1.0, -2.0, 0.3, 3.0)), draw.uniform(-1, 1)
+    contrast, brightness = draw.choice(
+        ((-1.0, INVERTED), (-2.0, 0.0), (0.3, draw.uniform(-1, 1)), (3.0, draw.uniform(-1, 1)))
+    )
     sampler = alternating(contrast, brightness, in_order)
     subject = recipe(kind, seed, sampler=sampler, epochs=8.0)
     planted = f"every other batch at {contrast:g} times the contrast and {brightness:+.2f}, "

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from bnstudy.analysis.figures.units import amount, listed, metric_of, plural
-from bnstudy.diagnosis.conventions import best_hypothesis
+from bnstudy.diagnosis.conventions import best_hypothesis, recalibrated
 from bnstudy.diagnosis.result import Finding
-from bnstudy.diagnosis.rules import composition, other_layers, stored, structural
+from bnstudy.diagnosis.rules import composition, convention, other_layers, stored, structural
 from bnstudy.diagnosis.rules.case import FEWEST, Case
 from bnstudy.diagnosis.rules.differing import data_differ
 
@@ -21,14 +21,19 @@ def findings(case: Case) -> tuple[Finding, ...]:
     """
     broken = structural.invalid_statistics(case)
     untouched = structural.untouched_statistics(case)
+    measured = recalibrated(case.found)
     hypothesis = best_hypothesis(case.found, case.seen)
-    certain = [*stored.wrong_convention(case, hypothesis), *data_differ(case)]
+    certain = [*convention.wrong_convention(case, hypothesis), *data_differ(case)]
     taken = {name for finding in (*broken, *untouched, *certain) for name in finding.layers}
     frozen = structural.frozen_by_design(case)
     design = {name for finding in frozen for name in finding.layers}
     shared = composition.shared_layer(case)
     costly = [finding for finding in (*shared, *frozen) if finding.effect is not None]
-    weighed = [*costly, *([] if hypothesis else stored.bessel_cost(case)), *stored.off_the_mark(case, taken | design)]
+    weighed = [
+        *costly,
+        *([] if hypothesis else convention.bessel_cost(case)),
+        *([] if measured else stored.off_the_mark(case, taken | design)),
+    ]
     weighed += other_layers.variance_shift(case)
     alike = [] if any(finding.kind == "shared_layer" for finding in costly) else composition.batches(case)
     weighed += [finding for finding in alike if finding.effect is not None]

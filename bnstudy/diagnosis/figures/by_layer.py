@@ -1,0 +1,143 @@
+"""Charts with a place for every layer: a row with its name where there are few, a point on the axis where there are many."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+
+from bnstudy.analysis.figures.figure import WIDE, Layout
+from bnstudy.analysis.figures.theme import MUTED
+
+MOST_NAMED = 24
+"""Layers that have a row each; more stand along the horizontal axis without their names."""
+_ROW, LETTER = 17, 6.6
+"""Pixels: of a row, and of a letter at its widest, in fonts that may stand in for the one that was measured."""
+
+
+@dataclass(frozen=True)
+class ByLayer:
+    """Where the layers stand in a chart; rows of its data have their place, from 1 in order of execution, as `place`.
+
+    Args:
+        names: of all layers, in order of execution.
+        layout: room.
+        panels: side by side; only the first has names.
+    """
+
+    names: Sequence[str]
+    layout: Layout
+    panels: int = 1
+
+    @property
+    def named(self) -> bool:
+        """Whether each layer has a row with its name."""
+        return len(self.names) <= MOST_NAMED
+
+    def size(self) -> dict[str, int]:
+        """Width and height of a panel."""
+        if not self.named:
+            return {"width": min(720, self.layout.room // self.panels - 66), "height": 200}
+        room = (self.layout.room - self._extent) / self.panels - 30
+        return {"width": int(min(640, max(120, room))), "height": max(54, _ROW * len(self.names) + 10)}
+
+    @property
+    def dot(self) -> int:
+        """Area of a point, in square pixels."""
+        return 34 if self.named else 16
+
+    @property
+    def faint(self) -> float:
+        """Opacity of what leads from a reference line to a point: many of them must not make a surface."""
+        return 0.45 if self.named else 0.22
+
+    def at(self, value: str, title: str, scale: alt.Scale, axis: alt.Axis, first: bool = True) -> dict[str, Any]:
+        """Channels of a mark at a value of each layer."""
+        place = self._place(first)
+        return (
+            {"x": alt.X(f"{value}:Q", title=title, scale=scale, axis=axis), "y": place}
+            if self.named
+            else {"x": place, "y": alt.Y(f"{value}:Q", title=title, scale=scale, axis=axis)}
+        )
+
+    def between(
+        self, low: str, high: str, title: str, scale: alt.Scale, axis: alt.Axis, first: bool = True
+    ) -> dict[str, Any]:
+        """Channels of a mark from one value of each layer to another."""
+        return self.at(low, title, scale, axis, first) | {"x2" if self.named else "y2": f"{high}:Q"}
+
+    def line(self, value: float, scale: alt.Scale, dashed: bool = False) -> alt.Chart:
+        """A line through all layers at one value."""
+        base = alt.Chart(alt.InlineData(values=[{"value": value}]))
+        rule = base.mark_rule(color=MUTED, strokeWidth=1.2, strokeDash=[4, 3] if dashed else [1, 0])
+        return rule.encode(x=alt.X("value:Q", scale=scale)) if self.named else rule.encode(y=alt.Y("value:Q", scale=scale))
+
+    @property
+    def _extent(self) -> int:
+        return int(self._letters * LETTER) + 8
+
+    @property
+    def _letters(self) -> int:
+        longest = 34 if self.layout == WIDE else 18
+        return min(longest, max((len(name) for name in self.names), default=1))
+
+    def _place(self, first: bool) -> alt.X | alt.Y:
+        count = len(self.names)
+        if not self.named:
+            step = next(step for step in (10, 20, 50, 100, 200, 500, 1000, 10**9) if count / step <= 12)
+            axis = alt.Axis(values=[1, *range(step, count + 1, step)], format="d", grid=False)
+            scale = alt.Scale(domain=[0, count + 1], nice=False)
+            return alt.X("place:Q", title="layer, in order of execution", scale=scale, axis=axis)
+        shown = json.dumps([shortened(name, self._letters) for name in self.names])
+        axis = alt.Axis(
+            values=list(range(1, count + 1)), labelExpr=f"{shown}[datum.value - 1]", labels=first, ticks=False,
+            domain=False, grid=True, labelLimit=0, labelOverlap=False,
+            minExtent=self._extent if first else 0,
+        )  # fmt: skip
+        return alt.Y("place:Q", title=None, scale=alt.Scale(domain=[count + 0.6, 0.4], nice=False), axis=axis)
+
+
+def log_axis(low: float, high: float, most: int) -> alt.Axis:
+    """An axis for a logarithmic scale with few, round ticks.
+
+    Args:
+        low, high: its ends.
+        most: ticks.
+    """
+    if high / low < 4:  # too short for powers of ten: even steps
+        step = next(step for step in _rounds(low, high) if math.floor(high / step) - math.ceil(low / step) < most)
+        ticks = [step * index for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    else:
+        powers = [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+        for steps in ((1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
+            ticks = [step * power for power in powers for step in steps if low <= step * power <= high]
+            if len(ticks) <= most:
+                break
+        ticks = ticks[:: -(-len(ticks) // most) or 1]
+    shown = "datum.value >= 0.001 && datum.value < 100000 ? format(datum.value, '.4~g') : format(datum.value, '.0e')"
+    return alt.Axis(values=ticks, labelExpr=shown)
+
+
+def _rounds(low: float, high: float) -> list[float]:
+    """Steps of 1, 2 and 5 times powers of ten, from far too small ones to far too large ones."""
+    size = math.floor(math.log10(high - low)) - 2
+    return [step * 10.0 ** (size + power) for power in range(5) for step in (1, 2, 5)]
+
+
+def order_told(count: int) -> str:
+    """Which layer stands where, for a caption."""
+    if count == 1:
+        return ""
+    return " Layers run from top to bottom." if count <= MOST_NAMED else " Layers stand in the order in which they run."
+
+
+def shortened(name: str, most: int) -> str:
+    """A name of at most so many letters: its beginning and, mostly, its end, where layers differ."""
+    if len(name) <= most:
+        return name
+    end = (most - 1) * 2 // 3
+    return f"{name[: most - 1 - end]}…{name[-end:]}"

@@ -1,0 +1,141 @@
+"""Plant every fault many times and ask the diagnosis what it is."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+
+from bnstudy.diagnosis.diagnose import diagnose
+from bnstudy.diagnosis.gallery.case import Fault
+from bnstudy.diagnosis.gallery.faults import FAULTS, HEALTHY, fault
+from bnstudy.diagnosis.gallery.networks import KINDS_OF_MODEL
+from bnstudy.errors import UserError
+
+EVERYTHING = tuple(each.name for each in (HEALTHY, *FAULTS))
+Row = dict[str, Any]
+Progress = Callable[[int, int], None]
+"""Called with the number of diagnoses done and of all."""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What the diagnosis said.
+
+    Args:
+        draws: a row a diagnosis: fault, model, draw, planted (in words), expected and found (kinds, most important first,
+            separated by commas), right (the first finding is an expected one), summary of the first finding, its effect,
+            error and metric, own and batch (values of the diagnosis' first metric), planting and seconds (time of either).
+        layers: a row a layer and diagnosis: fault, model, draw, position (in order of execution), the diagnosis' columns.
+    """
+
+    draws: pd.DataFrame
+    layers: pd.DataFrame
+
+
+def run_gallery(
+    draws: int = 10,
+    models: Sequence[str] = KINDS_OF_MODEL,
+    faults: Sequence[str] = EVERYTHING,
+    *,
+    workers: int = 1,
+    seed: int = 0,
+    progress: Progress = lambda done, total: None,
+) -> Gallery:
+    """Plant, diagnose and compare.
+
+    Args:
+        draws: of each fault in each model; draw d is made with seed `seed` + d, whatever is drawn beside it.
+        models: "mlp", "resnet" or both.
+        faults: names; "healthy" is one of them. Default: all.
+        workers: processes, of one thread each; 1 works in this one.
+        seed: of the first draw.
+        progress: called as diagnoses are done.
+
+    Returns:
+        Rows in the order of faults, models and draws.
+
+    Raises:
+        UserError: an unknown fault or model, or a number below 1.
+
+    Source: bnstudy issue 7, "What it must show".
+    """
+    for name, number in (("draws", draws), ("workers", workers)):
+        if number < 1:
+            raise UserError(f"{name}: {number} is too few; use 1 or more")
+    unknown = [name for name in models if name not in KINDS_OF_MODEL]
+    if unknown:
+        raise UserError(f"models: '{unknown[0]}' is not in the gallery; choose among {', '.join(KINDS_OF_MODEL)}")
+    chosen = [fault(name) for name in faults]
+    # Faults that are planted in the same trained model stay together: it is trained once.
+    jobs = [
+        (kind, number, [each.name for each in chosen if kind in each.models]) for kind in models for number in range(draws)
+    ]
+    total, found = sum(len(names) for *_, names in jobs), []
+    if workers == 1:
+        for kind, number, names in jobs:
+            for name in names:
+                found.append(diagnosed(fault(name), kind, number, seed))
+                progress(len(found), total)
+    else:
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
+            for future in as_completed([pool.submit(_job, *job, seed) for job in jobs]):
+                found += future.result()
+                progress(len(found), total)
+    place = {(name, kind): number for number, (name, kind) in enumerate((n, k) for n in faults for k in models)}
+    found.sort(key=lambda pair: (place[pair[0]["fault"], pair[0]["model"]], pair[0]["draw"]))
+    rows = pd.DataFrame([row for row, _ in found])
+    return Gallery(rows, pd.concat([layers for _, layers in found], ignore_index=True))
+
+
+def diagnosed(planted: Fault, kind: str, draw: int, seed: int = 0) -> tuple[Row, pd.DataFrame]:
+    """One draw of a fault, diagnosed.
+
+    Args:
+        planted: the fault.
+        kind: of model.
+        draw: its number.
+        seed: of draw 0.
+
+    Returns:
+        A row of `Gallery.draws` and the rows of `Gallery.layers`.
+    """
+    begun = time.perf_counter()
+    case = planted.plant(kind, seed + draw)
+    ready = time.perf_counter()
+    said = diagnose(case.model, case.batches, evaluation_batches=case.evaluation_batches)
+    first, metric = said.findings[0], said.setting["metric"]
+    value = said.levels[said.levels.metric == metric].set_index("condition")["value"]
+    row: Row = {
+        "fault": planted.name,
+        "model": kind,
+        "draw": draw,
+        "planted": case.planted,
+        "expected": ", ".join(planted.expected),
+        "found": ", ".join(finding.kind for finding in said.findings),
+        "right": first.kind in planted.expected,
+        "summary": first.summary,
+        "effect": first.effect,
+        "error": first.error,
+        "metric": first.metric,
+        "own": value.get("own"),
+        "batch": value.get("batch"),
+        "planting": ready - begun,
+        "seconds": time.perf_counter() - ready,
+    }
+    layers = said.layers.assign(fault=planted.name, model=kind, draw=draw, position=range(len(said.layers)))
+    return row, layers
+
+
+def _job(kind: str, draw: int, names: Sequence[str], seed: int) -> list[tuple[Row, pd.DataFrame]]:
+    return [diagnosed(fault(name), kind, draw, seed) for name in names]
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
