@@ -1,15 +1,16 @@
 """Plant every fault in trained networks, ask `bnstudy.diagnose` what it is, and write the page docs/gallery.md.
 
-python scripts/diagnosis_gallery.py                                    10 draws a fault and network
-python scripts/diagnosis_gallery.py --draws 3 --models mlp --only frozen
-python scripts/diagnosis_gallery.py --workers 2                        two processes of one thread each
+    python scripts/diagnosis_gallery.py                      10 draws of each fault in each network
+    python scripts/diagnosis_gallery.py --workers 2          the same in two processes of one thread each
+    python scripts/diagnosis_gallery.py --draws 3 --models mlp --only frozen,reset --out FOLDER
+
+A draw of all faults takes 10 s for the MLP and 90 s for the ResNet on one core.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -51,8 +52,11 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     print(file=sys.stderr)
+    asked = [f"--{key} {vars(arguments)[key]}" for key in ("draws", "models", "workers", "seed")]
+    if arguments.only != parser.get_default("only"):
+        asked.append(f"--only {arguments.only}")
     conditions = {
-        "command": shlex.join(["python", "scripts/diagnosis_gallery.py", *sys.argv[1:]]),
+        "command": f"python scripts/diagnosis_gallery.py {' '.join(asked)}",
         "seeds": f"{arguments.seed} to {arguments.seed + arguments.draws - 1}, one a draw",
         "duration": f"{(time.monotonic() - begun) / 60:.0f} min, {arguments.workers} processes of one thread",
         "machine": ", ".join(f"{key} {value}" for key, value in machine().items()),

@@ -37,7 +37,7 @@ def diagnose(
     metric: str | Metric | Mapping[str, Metric] | None = None,
     *,
     evaluation_batches: Batches | None = None,
-    higher_is_better: bool | None = None,
+    higher_is_better: bool | Mapping[str, bool] | None = None,
     swap_batches: int = 2,
     swap_layers: Sequence[str] = ("*",),
     limit: int | None = None,
@@ -65,7 +65,8 @@ def diagnose(
             sample, or several by name. Default: accuracy and loss where targets are classes, mse where they are values
             shaped like the outputs, else output_rms.
         evaluation_batches: a second set on which evaluation mode disappoints. Default: none.
-        higher_is_better: of a function given as metric. Default: None, unknown: any large difference counts as harm.
+        higher_is_better: of a function given as metric; of several, for all or by name. Default: None, unknown: any large
+            difference counts as harm.
         swap_batches: batches on which each layer's statistics are swapped alone; 0 for no swaps. Default: 2.
         swap_layers: patterns of layer names, as in a shell, to swap. Default: all.
         limit: batches to use at most. Default: all.
@@ -92,6 +93,8 @@ def diagnose(
         batch = next(iter(source))
         with modes.evaluation(model, dict.fromkeys(layers)):
             chosen = metrics_of(metric, answer(model, batch), batch.targets)
+        if isinstance(higher_is_better, Mapping) and (unknown := sorted(higher_is_better.keys() - chosen.keys())):
+            raise UserError(f"higher_is_better: {unknown[0]!r} is none of the metrics; use {', '.join(chosen)}")
         case = _case(model, layers, source, chosen, higher_is_better, random, progress, "batches")
         if second is not None:
             other = _case(model, layers, second, chosen, higher_is_better, random, progress, "evaluation batches")
@@ -138,7 +141,7 @@ def _case(
     layers: list[NormLayer],
     source: Source,
     metrics: Mapping[str, Metric],
-    higher: bool | None,
+    higher: bool | Mapping[str, bool] | None,
     random: torch.Generator,
     progress: Progress,
     what: str,
@@ -176,6 +179,11 @@ def metrics_of(metric: str | Metric | Mapping[str, Metric] | None, outputs: torc
     if isinstance(metric, Mapping):
         if not metric:
             raise UserError("metric: an empty mapping; give at least one function of (outputs, targets)")
+        if wrong := [name for name, given in metric.items() if not callable(given)]:
+            raise UserError(
+                f"metric: {wrong[0]!r} is something of type {type(metric[wrong[0]]).__name__}; a function of (outputs, "
+                "targets) expected"
+            )
         return dict(metric)
     if not callable(metric):
         raise UserError(
@@ -184,8 +192,12 @@ def metrics_of(metric: str | Metric | Mapping[str, Metric] | None, outputs: torc
     return {getattr(metric, "__name__", type(metric).__name__): metric}
 
 
-def direction_of(name: str, higher: bool | None) -> str | None:
+def direction_of(name: str, higher: bool | Mapping[str, bool] | None) -> str | None:
     """Which side of a metric is better, "higher" or "lower"; None where nobody says."""
+    if isinstance(higher, Mapping):
+        if name in higher:
+            return "higher" if higher[name] else "lower"
+        higher = None
     if name in HIGHER:
         return "higher"
     if name in LOWER:

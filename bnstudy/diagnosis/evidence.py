@@ -16,7 +16,7 @@ from bnstudy.diagnosis.scoring import Measured
 from bnstudy.training.estimates import inverse_effective_size, ratio_of_means, varying
 
 ROUNDING = 1e-9
-"""A 1/m_eff below it is what float32 leaves of batch means that do not vary."""
+"""A 1/m_eff, or squared distance, below it is what float32 leaves where nothing varies."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bnstudy.batchnorm.conventions import bessel
 from bnstudy.batchnorm.population import Population
 from bnstudy.diagnosis import modes
-from bnstudy.diagnosis.batches import Source, answer
+from bnstudy.diagnosis.batches import Source, answer, apart
 from bnstudy.diagnosis.moments import Inputs, watching
 from bnstudy.diagnosis.normlayers import NormLayer
 from bnstudy.diagnosis.scoring import Means, Measured, Metric, score
@@ -60,7 +60,7 @@ def reference(model: nn.Module, layers: Sequence[NormLayer], source: Source, ste
             gives other outputs.
 
     Raises:
-        UserError: no batches, unusable ones, or outputs that are not finite.
+        UserError: no batches, unusable ones, outputs that are not finite, or BatchNorm that is neither torch's nor frozen.
     """
     batches = samples = largest = 0
     telling = switching = False
@@ -75,8 +75,17 @@ def reference(model: nn.Module, layers: Sequence[NormLayer], source: Source, ste
                 )
             if batches == 0 and more:
                 telling = watch.smallest < MOST_TELLING
+                fixed = [(layer, layer.stored[0].clone()) for layer in layers if layer.fixed and layer.stored is not None]
                 with modes.training(model):
-                    switching = not torch.allclose(answer(model, batch, source.key), outputs, rtol=1e-4, atol=1e-6)
+                    trained = answer(model, batch, source.key)
+                    for layer, mean in fixed:
+                        if layer.stored is None or not torch.equal(layer.stored[0].nan_to_num(), mean.nan_to_num()):
+                            raise UserError(
+                                f"model: layer {layer.name!r} is a {type(layer.module).__name__} of its own make, and how "
+                                "it normalises is not known; put a subclass of torch's BatchNorm in its place"
+                            )
+                apart(trained, outputs)  # says so if they cannot be compared
+                switching = not torch.allclose(trained.double(), outputs.double(), rtol=1e-4, atol=1e-6)
             if telling:
                 with modes.other_divisor(model, layers), second.on():
                     answer(model, batch, source.key)
@@ -154,20 +163,26 @@ def levels(
     }
     runs["train"] = partial(modes.training, model)
     means = {name: Means(list(runs)) for name in metrics}
-    apart, scale = dict.fromkeys(runs, 0.0), 0.0
+    moved, scale = dict.fromkeys(runs, 0.0), 0.0
     for batch in source:
         outputs = {}
         for name, run in runs.items():
             with run():
                 outputs[name] = answer(model, batch, source.key)
             step()
-        base = outputs["batch"].double()
-        scale += float(base.square().sum())
+        base = outputs["batch"]
+        scale += float(base.double().square().sum())
         for name, given in outputs.items():
-            apart[name] += float((given.double() - base).square().sum())
+            moved[name] += apart(given, base)
         for name, metric in metrics.items():
-            means[name].add([score(name, metric, given, batch.targets) for given in outputs.values()], batch.samples)
-    return Levels(means, {name: math.sqrt(total / scale) if scale else 0.0 for name, total in apart.items()}, len(runs))
+            scores = {run: score(name, metric, given, batch.targets) for run, given in outputs.items()}
+            if math.isnan(scores["batch"]):
+                raise UserError(
+                    f"metric: {name!r} is not finite for a batch of {source.key} on batch statistics, where the outputs "
+                    "are; a function that returns a finite number for every batch expected"
+                )
+            means[name].add(list(scores.values()), batch.samples)
+    return Levels(means, {name: math.sqrt(total / scale) if scale else 0.0 for name, total in moved.items()}, len(runs))
 
 
 def _factor(layer: NormLayer, seen: Mapping[NormLayer, Inputs]) -> float:

@@ -89,11 +89,11 @@ class Watch:
         finally:
             self._paused = True
 
-    def note(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        """Take in the input of one call."""
-        if self._paused:
+    def note(self, module: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        """Take in the input of one call; an empty one, such as of a branch that no sample takes, says nothing."""
+        layer, x = self._layers[module], next(iter((*args, *named.values())))
+        if self._paused or x.numel() == 0:
             return
-        layer, x = self._layers[module], args[0]
         if layer not in self._all:
             self.order.append(layer)
             self._all[layer], self._calls[layer], self._kept[layer] = PopulationSums(x.size(1)), [], []
@@ -154,7 +154,7 @@ class Watch:
 def watching(layers: Sequence[NormLayer]) -> Iterator[Watch]:
     """Watch the inputs of layers; the caller says where batches end."""
     watch = Watch(layers)
-    hooks = [layer.module.register_forward_pre_hook(watch.note) for layer in layers]
+    hooks = [layer.module.register_forward_pre_hook(watch.note, with_kwargs=True) for layer in layers]
     try:
         yield watch
     finally:

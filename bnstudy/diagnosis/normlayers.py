@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from bnstudy.batchnorm.conventions import CONVENTIONS, Convention
@@ -76,25 +77,56 @@ def norm_layers(model: nn.Module) -> list[NormLayer]:
             layers that are called a BatchNorm and keep running_mean and running_var, such as FrozenBatchNorm2d.
 
     Raises:
-        UserError: the model has none, or one that is still lazy.
+        UserError: the model has none; one with eps = 0; layers that are still lazy, on the meta device, TorchScript, made in
+            inference mode, or spread over several GPUs.
 
     Source: bnstudy issue 7, part 1.
     """
+    _check(model)
     found: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         frozen = "BatchNorm" in type(module).__name__ and module._buffers.get("running_var") is not None
         if isinstance(module, BatchNorm) or frozen:
             found.setdefault(module, []).append(name or type(module).__name__)
-    lazy = [names[0] for module, names in found.items() if isinstance(module, nn.modules.lazy.LazyModuleMixin)]
-    if lazy:
-        raise UserError(f"model: layer {lazy[0]!r} has not seen an input yet; run the model once, or load its weights")
     if not found:
         raise UserError(
             f"model: {type(model).__name__} has no BatchNorm layer; a model with BatchNorm1d, 2d, 3d or a subclass expected"
         )
-    return [
+    layers = [
         NormLayer(
             tuple(names), module, module.convention if isinstance(module, ConventionBatchNorm) else CONVENTIONS["paper"]
         )
         for module, names in found.items()
     ]
+    for layer in layers:
+        if not layer.fixed and not layer.eps > 0:
+            raise UserError(
+                f"model: layer {layer.name!r} has eps = {layer.eps:g}, with which torch runs no training mode to compare "
+                "with; set it to what the model was trained with"
+            )
+    return layers
+
+
+def _check(model: nn.Module) -> None:
+    """Refuse what cannot be run with other statistics."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():  # type: ignore[misc]
+            raise UserError(f"model: layer {name!r} has not seen an input yet; run the model once, or load its weights")
+        if isinstance(module, torch.jit.ScriptModule) and (not name or "BatchNorm" in module.original_name):
+            raise UserError(
+                f"model: {f'layer {name!r}' if name else 'it'} is TorchScript, in which statistics cannot be swapped; give "
+                "the model from before torch.jit.script or torch.jit.trace"
+            )
+        if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
+            raise UserError(
+                f"model: DataParallel over {len(module.device_ids)} GPUs, each of which normalises its own part of a batch; "
+                "give model.module, and batches of the size that one GPU had"
+            )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise UserError(f"model: {name!r} is on the meta device and has no values; load the weights onto a real one")
+        if tensor.is_inference() and not isinstance(tensor, nn.Parameter) and not torch.is_inference_mode_enabled():
+            raise UserError(
+                f"model: {name!r} was made in torch.inference_mode, so that training mode cannot update it; build and load "
+                "the model outside, or diagnose it inside"
+            )

@@ -20,21 +20,29 @@ Metric = Callable[[Tensor, Any], Any]
 Array = NDArray[np.float64]
 
 HIGHER, LOWER = ("accuracy", "r2"), ("loss", "mse")
+IGNORED = -100
+"""The class of what is not labelled, as in torch's cross-entropy."""
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Share of right classes, 0 to 1; classes are dimension 1 of the outputs."""
-    return (outputs.argmax(1) == targets).double()
+    """Share of right classes, 0 to 1; classes are dimension 1 of the outputs, targets of -100 do not count."""
+    predicted = outputs.argmax(1)
+    classes = _shaped(targets, predicted.shape)
+    return (predicted == classes)[classes != IGNORED].double()
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy in nats."""
-    return F.cross_entropy(outputs.double(), targets)
+    """Cross-entropy in nats; targets are classes, of which -100 does not count, or probabilities."""
+    if isinstance(targets, Tensor) and targets.is_floating_point():
+        return F.cross_entropy(outputs.double(), _shaped(targets, outputs.shape).double())
+    return F.cross_entropy(
+        outputs.double(), _shaped(targets, outputs.shape[:1] + outputs.shape[2:]).long(), ignore_index=IGNORED
+    )
 
 
 def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Mean squared error."""
-    return F.mse_loss(outputs.double(), targets.double())
+    return F.mse_loss(outputs.double(), _shaped(targets, outputs.shape).double())
 
 
 def output_rms(outputs: Tensor, targets: object) -> Tensor:
@@ -49,15 +57,29 @@ def default_metrics(outputs: Tensor, targets: object) -> dict[str, Metric]:
     """What is measured if nobody says: accuracy and loss of classes, squared error of values, else the outputs' scale."""
     if isinstance(targets, Tensor):
         integer = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
-        if integer and outputs.dim() == targets.dim() + 1 and outputs.size(1) > 1:
+        if integer and outputs.dim() > 1 and outputs.size(1) > 1 and _fits(targets, outputs.shape[:1] + outputs.shape[2:]):
             return {"accuracy": accuracy, "loss": cross_entropy}
-        if targets.is_floating_point() and targets.shape == outputs.shape:
+        if targets.is_floating_point() and _fits(targets, outputs.shape):
             return {"mse": mean_squared_error}
     return {"output_rms": output_rms}
 
 
+def _fits(targets: Tensor, shape: Sequence[int]) -> bool:
+    """Whether targets have a shape, but for dimensions of 1: (N, 1) for (N,)."""
+    return [size for size in targets.shape if size != 1] == [size for size in shape if size != 1]
+
+
+def _shaped(targets: object, shape: Sequence[int]) -> Tensor:
+    """Targets in the shape of what they are compared with, never broadcast to it."""
+    if not isinstance(targets, Tensor):
+        raise TypeError(f"targets are {'missing' if targets is None else type(targets).__name__}; a tensor needed")
+    if not _fits(targets, shape):
+        raise ValueError(f"targets of shape {tuple(targets.shape)}; {tuple(shape)} needed")
+    return targets.reshape(tuple(shape))
+
+
 def score(name: str, metric: Metric, outputs: Tensor, targets: Any) -> float:
-    """A batch's mean of a metric; NaN where an output is not finite.
+    """A batch's mean of a metric; NaN where an output is not finite, or the metric.
 
     Raises:
         UserError: the metric raises, or gives something else than a number or numbers.
@@ -66,7 +88,13 @@ def score(name: str, metric: Metric, outputs: Tensor, targets: Any) -> float:
         return math.nan
     try:
         value = metric(outputs, targets)
-        return float(value.double().mean()) if isinstance(value, Tensor) else float(value)
+        if isinstance(value, Tensor):  # NumPy has no bfloat16
+            value = (value.double() if value.is_floating_point() else value).numpy(force=True)
+        numbers = np.asarray(value)
+        if numbers.dtype.kind not in "biuf":
+            raise TypeError(f"it returns {numbers.dtype if numbers.dtype.kind == 'c' else type(value).__name__}")
+        mean = float(numbers.mean(dtype=np.float64)) if numbers.size else math.nan
+        return mean if math.isfinite(mean) else math.nan
     except Exception as error:
         said = (str(error).strip().splitlines() or [""])[0][:160]
         raise UserError(

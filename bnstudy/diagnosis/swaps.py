@@ -9,7 +9,7 @@ from itertools import islice
 from torch import Tensor, nn
 
 from bnstudy.diagnosis import modes
-from bnstudy.diagnosis.batches import Batch, Source, answer
+from bnstudy.diagnosis.batches import Batch, Source, answer, apart
 from bnstudy.diagnosis.normlayers import NormLayer
 from bnstudy.diagnosis.scoring import Metric, score
 
@@ -55,15 +55,15 @@ def swaps(
             with modes.evaluation(model, on_batch):
                 outputs = answer(model, batch, source.key)
             step()
-            return outputs.double()
+            return outputs
 
         base = run(None)
         scores = {name: score(name, metric, base, batch.targets) for name, metric in metrics.items()}
-        scale += float(base.square().sum())
+        scale += float(base.double().square().sum())
         samples += batch.samples
         for layer in chosen:
             outputs = run(layer)
-            moved[layer] += float((outputs - base).square().sum())
+            moved[layer] += apart(outputs, base)
             for name, metric in metrics.items():
                 change = score(name, metric, outputs, batch.targets) - scores[name]
                 changed[layer][name] += change * batch.samples

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from bnstudy.analysis.report.sheets import MOST_ROWS, sheets
 from bnstudy.analysis.report.write import write_report
 from bnstudy.errors import UserError
 from tests.analysis.synthetic import Study, study, with_null_arm
+from tests.pages import Page
 
 EVIL = "<script>alert('x')</script> & \"quotes\" | {{ 7*7 }} $x_1$"
 
@@ -30,44 +30,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("results") / "made up"
     write_report(path, *with_null_arm(study(margin=0.005)))
     return path
-
-
-class Page(HTMLParser):
-    """What a browser would see: elements, links, ids, text."""
-
-    void = frozenset({"meta", "link", "input", "br"})
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.links: list[str] = []
-        self.ids: list[str] = []
-        self.text: list[str] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        if tag not in self.void:
-            self.open.append(tag)
-        for key, value in attrs:
-            if key in ("href", "src", "xlink:href") and value:
-                self.links.append(value)
-            if key == "id" and value:
-                self.ids.append(value)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        self.handle_endtag(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.void:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] not in ("style", "script"):
-            self.text.append(data)
 
 
 def said(made: Study) -> str:

@@ -12,25 +12,11 @@ import pytest
 
 from bnstudy.analysis.report.write import write_report
 from tests.analysis.synthetic import study, with_null_arm
+from tests.pages import CONTRAST, OVERLAPS, Opened
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 sync_api = pytest.importorskip("playwright.sync_api")
-
-CONTRAST = """() => {
-  const light = (text) => { const [r, g, b] = text.match(/[\\d.]+/g).map(Number).map((v) => v / 255)
-    .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-  const ground = (node) => { for (let at = node; at; at = at.parentElement) { const c = getComputedStyle(at).backgroundColor;
-    if (!/, 0\\)$/.test(c) && c !== "transparent") return c; } return "rgb(255, 255, 255)"; };
-  const found = [];
-  for (const node of document.querySelectorAll("h1, h2, h3, p, a, td, figcaption, label, dd, dt, button, span, svg text")) {
-    if (!node.checkVisibility() || !node.textContent.trim()) continue;
-    const style = getComputedStyle(node), ink = node.closest("svg") ? style.fill : style.color;
-    const [a, b] = [light(ink), light(ground(node))].sort((x, y) => y - x);
-    found.push([(a + 0.05) / (b + 0.05), node.tagName, node.textContent.slice(0, 40)]);
-  }
-  return found;
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -51,19 +37,6 @@ def browser() -> Iterator[Any]:
         running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield running
         running.close()
-
-
-class Opened:
-    """A page, with what it said and what it asked for."""
-
-    def __init__(self, browser: Any, report: Path, width: int = 1200, scheme: str = "light") -> None:
-        self.page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-        self.errors: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("console", lambda message: self.errors.append(message.text))
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(report.as_uri())
 
 
 @pytest.fixture
@@ -112,16 +85,7 @@ def test_every_chart_is_drawn_inside_the_window(browser: Any, report: Path, widt
 @pytest.mark.parametrize("width", [1200, 360])
 def test_texts_of_a_chart_do_not_lie_on_each_other(browser: Any, report: Path, width: int) -> None:
     shown = Opened(browser, report, width)
-    overlaps = shown.page.evaluate(
-        """() => [...document.querySelectorAll(".drawing svg")].filter((svg) => svg.checkVisibility()).flatMap((svg) => {
-          const boxes = [...svg.querySelectorAll("text")].filter((text) => text.textContent.trim())
-            .map((text) => [text.textContent, text.getBoundingClientRect()]);
-          const both = (p, q) => Math.min(p.right, q.right) - Math.max(p.left, q.left) > 3
-            && Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top) > 3;
-          return boxes.flatMap(([a, p], i) => boxes.slice(i + 1).filter(([, q]) => both(p, q)).map(([b]) => `${a} / ${b}`));
-        })"""
-    )
-    assert overlaps == []
+    assert shown.page.evaluate(OVERLAPS) == []
     shown.page.close()
 
 

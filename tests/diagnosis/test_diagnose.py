@@ -162,7 +162,9 @@ def test_the_whole_model_part_takes_at_most_ten_passes_and_says_how_many(healthy
     finally:
         hook.remove()
     assert whole <= 10 * len(data)
-    assert whole == found.setting["passes"] * len(data) + 2  # the first batch tells what the outputs are, and whether modes differ
+    assert (
+        whole == found.setting["passes"] * len(data) + 2
+    )  # the first batch tells what the outputs are, and whether modes differ
     assert calls - whole == again.setting["swap_passes"] == 3 * (1 + 2)
 
 

@@ -36,13 +36,13 @@ def wrong(rows: pd.DataFrame) -> str:
 
 @pytest.mark.parametrize("planted", OF_MLP, ids=named)
 def test_the_first_finding_in_an_mlp_is_the_planted_fault(planted: Fault) -> None:
-    row, _ = diagnosed(planted, "mlp", 0)
+    row = diagnosed(planted, "mlp", 0).row
     assert row["right"], row["found"]
 
 
 @pytest.mark.parametrize("draw", [0, 1])
 def test_nothing_is_found_in_a_healthy_mlp(draw: int) -> None:
-    row, _ = diagnosed(HEALTHY, "mlp", draw)
+    row = diagnosed(HEALTHY, "mlp", draw).row
     assert row["found"] == "healthy"
 
 
@@ -126,7 +126,7 @@ def test_the_table_counts_right_first_findings_and_the_page_quotes_the_tool(tmp_
     assert seen == [(number, 4) for number in (1, 2, 3, 4)]
     assert list(gallery.draws.fault) == ["healthy", "healthy", "reset", "reset"]
     assert list(gallery.draws.draw) == [0, 1, 0, 1]
-    spoilt = Gallery(gallery.draws.assign(right=[True, True, False, True]), gallery.layers)
+    spoilt = Gallery(gallery.draws.assign(right=[True, True, False, True]), gallery.layers, gallery.terms)
     table = shares(spoilt).set_index("fault")
     assert table.right.to_dict() == {"healthy": 2, "reset": 1}
     # Wilson's interval of 1 in 2: centre 1/2, half width z·√(1/(4n) + z²/(4n²))/(1 + z²/n).
@@ -145,6 +145,8 @@ def test_the_table_counts_right_first_findings_and_the_page_quotes_the_tool(tmp_
         "gallery/draws.parquet",
         "gallery/layers.parquet",
         "gallery/shares.svg",
+        "gallery/terms.parquet",
+        "gallery/terms.svg",
         "gallery/variances.svg",
     }
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "gallery" / "draws.parquet"), gallery.draws)

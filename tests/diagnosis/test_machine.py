@@ -30,7 +30,7 @@ def same(one: Any, other: Any) -> bool:
         return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list):
         return len(one) == len(other) and all(map(same, one, other))
-    return type(one) is type(other) and (one == other or one != one and other != other)
+    return type(one) is type(other) and (one == other or (one != one and other != other))
 
 
 def assert_equal(one: Diagnosis, other: Diagnosis) -> None:
@@ -96,7 +96,11 @@ def test_nothing_to_do_with_a_number_stays_apart_from_a_number_that_is_none() ->
 
 def test_numbers_of_numpy_are_numbers() -> None:
     setting = {"a": np.float64(0.1), "b": np.int64(3), "c": [np.bool_(True), np.float32(math.inf)]}
-    assert from_json(to_json(replace(samples.healthy(), setting=setting))).setting == {"a": 0.1, "b": 3, "c": [True, math.inf]}
+    assert from_json(to_json(replace(samples.healthy(), setting=setting))).setting == {
+        "a": 0.1,
+        "b": 3,
+        "c": [True, math.inf],
+    }
 
 
 def test_an_empty_table_keeps_its_columns_and_their_types() -> None:
@@ -127,8 +131,12 @@ def test_what_is_no_diagnosis_is_told_in_one_line(text: str, message: str) -> No
 
 def test_a_cut_or_changed_file_is_refused() -> None:
     text = to_json(samples.broken())
-    for damaged in (text[: len(text) // 2], text.replace('"invalid_statistics"', '"rusty"'), text.replace('"m_eff"', '"x"', 1)):
-        with pytest.raises(UserError, match="^diagnosis: "):
+    for damaged in (
+        text[: len(text) // 2],
+        text.replace('"invalid_statistics"', '"rusty"'),
+        text.replace('"m_eff"', '"x"', 1),
+    ):
+        with pytest.raises(UserError, match=r"^diagnosis: "):
             from_json(damaged)
 
 
@@ -162,7 +170,9 @@ def frames(draw: st.DrawFn) -> pd.DataFrame:
     return pd.DataFrame(made, index=pd.RangeIndex(rows), columns=pd.Index(list(made), dtype=object))
 
 
-@given(st.lists(findings, min_size=1, max_size=3), frames(), frames(), frames(), st.dictionaries(st.text(), plain, max_size=4))
+@given(
+    st.lists(findings, min_size=1, max_size=3), frames(), frames(), frames(), st.dictionaries(st.text(), plain, max_size=4)
+)
 def test_any_diagnosis_is_read_back_equal(
     found: list[Finding], levels: pd.DataFrame, terms: pd.DataFrame, layers: pd.DataFrame, setting: dict[str, Any]
 ) -> None:

@@ -109,8 +109,7 @@ def log_axis(low: float, high: float, most: int) -> alt.Axis:
         most: ticks.
     """
     if high / low < 4:  # too short for powers of ten: even steps
-        step = next(step for step in _rounds(low, high) if math.floor(high / step) - math.ceil(low / step) < most)
-        ticks = [step * index for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
+        ticks = even_ticks(low, high, most)
     else:
         powers = [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
         for steps in ((1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
@@ -122,10 +121,21 @@ def log_axis(low: float, high: float, most: int) -> alt.Axis:
     return alt.Axis(values=ticks, labelExpr=shown)
 
 
-def _rounds(low: float, high: float) -> list[float]:
-    """Steps of 1, 2 and 5 times powers of ten, from far too small ones to far too large ones."""
+def even_ticks(low: float, high: float, most: int) -> list[float]:
+    """Round numbers in even steps of 1, 2 or 5 times a power of ten.
+
+    Args:
+        low, high: between which they lie.
+        most: how many at most.
+    """
+    if not high - low > 1e-12 * max(abs(low), abs(high)):  # nothing between that could be told apart
+        return [low]
     size = math.floor(math.log10(high - low)) - 2
-    return [step * 10.0 ** (size + power) for power in range(5) for step in (1, 2, 5)]
+    for step in (step * 10.0 ** (size + power) for power in range(6) for step in (1, 2, 5)):
+        first, last = math.ceil(low / step), math.floor(high / step)
+        if last - first < most:
+            return [step * index for index in range(first, last + 1)]
+    return [low]
 
 
 def order_told(count: int) -> str:

@@ -33,7 +33,7 @@ def effective_figure(diagnosis: Diagnosis) -> Figure:
     """
     name, title = "m_eff", "How many independent samples is a batch worth?"
     layers = diagnosis.layers
-    m, size, error = (column(layers, key) for key in ("m", "m_eff", "m_eff_se"))
+    m, size, error = column(layers, "m"), column(layers, "m_eff"), _finite(column(layers, "m_eff_se"))
     frame = pd.DataFrame({"place": _places(layers), "name": layers["layer"].to_numpy(), "share": size / m,
                           "se": error / m})  # fmt: skip
     usable = frame[np.isfinite(frame["share"]) & (frame["share"] > 0)]
@@ -89,9 +89,8 @@ def stored_figure(diagnosis: Diagnosis) -> Figure:
     """
     name, title = "stored", "Do the stored statistics describe these batches?"
     layers = diagnosis.layers
-    ratio, error, distance, expected = (
-        column(layers, key) for key in ("variance_ratio", "variance_ratio_se", "distance", "distance_expected")
-    )
+    ratio, distance = column(layers, "variance_ratio"), column(layers, "distance")
+    error, expected = _finite(column(layers, "variance_ratio_se")), _finite(column(layers, "distance_expected"))
     place = _places(layers)
     ratios = pd.DataFrame({"place": place, "name": layers["layer"].to_numpy(), "ratio": ratio, "se": error, "one": 1.0})
     ratios = ratios[np.isfinite(ratios["ratio"]) & (ratios["ratio"] > 0)]
@@ -191,6 +190,10 @@ def _title(text: str) -> alt.TitleParams:
 
 def _places(layers: pd.DataFrame) -> list[int]:
     return list(range(1, len(layers) + 1))
+
+
+def _finite(values: pd.Series[float]) -> pd.Series[float]:
+    return values.where(np.isfinite(values))
 
 
 def _floor(stored: pd.DataFrame) -> float:

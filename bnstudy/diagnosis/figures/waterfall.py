@@ -13,7 +13,7 @@ from bnstudy.analysis.figures.figure import WIDE, Chart, Figure, Layout, Panel, 
 from bnstudy.analysis.figures.theme import INK, MUTED, PURPLE, TERM_COLOURS
 from bnstudy.analysis.figures.units import Metric, listed, metric_of
 from bnstudy.diagnosis.account import MEANINGS, MODES, PATH, change_text, level, level_text, metrics, term
-from bnstudy.diagnosis.figures.by_layer import LETTER, shortened
+from bnstudy.diagnosis.figures.by_layer import LETTER, even_ticks, shortened
 from bnstudy.diagnosis.result import TERMS, Diagnosis
 
 MOST_METRICS = 4
@@ -35,7 +35,7 @@ def waterfall_figure(diagnosis: Diagnosis) -> Figure:
     name, title = "waterfall", "From evaluation mode to training mode"
     every = metrics(diagnosis)
     frames = {metric: steps(diagnosis, metric) for metric in every}
-    usable = [metric for metric in every if frames[metric]["value"].notna().any()]
+    usable = [metric for metric in every if frames[metric][["start", "end"]].notna().all(axis=1).any()]
     if not usable:
         return absent(name, title, "metrics", "No metric is a finite number in any mode, so there is no way to draw.")
     shown = usable[:MOST_METRICS]
@@ -114,10 +114,11 @@ def _panel(frame: pd.DataFrame, diagnosis: Diagnosis, metric: Metric, layout: La
     names = [_row_name(key, wide) for key in frame["key"]]
     ends = frame[["start", "end", "low", "high"]].min().min(), frame[["start", "end", "low", "high"]].max().max()
     room = (ends[1] - ends[0]) * 0.06 or max(abs(ends[0]), 1e-6) * 1e-3
-    scale = alt.Scale(domain=[float(ends[0] - room), float(ends[1] + room)], nice=False, zero=False)
+    scale_ends = float(ends[0] - room), float(ends[1] + room)
+    scale = alt.Scale(domain=list(scale_ends), nice=False, zero=False)
     title = metric.axis(shortened(metric.label, 60 if wide else 36), level=True)
     width = 440 if wide else 88
-    axis = alt.Axis(labelExpr="format(datum.value, '~g')", tickCount=6 if wide else 3, labelFlush=False)
+    axis = alt.Axis(values=_ticks(*scale_ends, width), labelExpr="format(datum.value, '~g')", labelFlush=False)
 
     def x(field: str) -> alt.X:
         return alt.X(f"{field}:Q", title=title, scale=scale, axis=axis)
@@ -157,6 +158,15 @@ def _panel(frame: pd.DataFrame, diagnosis: Diagnosis, metric: Metric, layout: La
         title=title_lines(shortened(metric.label, 80 if wide else 40), subtitle), width=width, height=_ROW * len(names)
     )
     return chart
+
+
+def _ticks(low: float, high: float, width: int) -> list[float]:
+    """As many ticks as have room for their labels."""
+    for most in (7, 6, 5, 4, 3, 2):
+        ticks = even_ticks(low, high, most)
+        if sum(LETTER * len(f"{tick:g}") + 12 for tick in ticks) <= width:
+            return ticks
+    return ticks[:1]
 
 
 def _joints(known: pd.DataFrame) -> pd.DataFrame:

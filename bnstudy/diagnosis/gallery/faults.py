@@ -11,7 +11,8 @@ FAULTS = (
     Fault(
         "wrong_convention",
         ("wrong_convention",),
-        "A checkpoint comes from a framework that stores or normalises by another variance than the layers it is loaded into.",
+        "A checkpoint comes from a framework that stores or normalises by another variance than the layers it is "
+        "loaded into.",
         "Trained at 4 to 8 samples a batch with bnstudy's layers under `flax` or `karpathy`; the state_dict then loaded "
         "into torch's layers.",
         (during.flax_convention, during.karpathy_convention),
@@ -129,7 +130,8 @@ FAULTS = (
         "other_layers",
         ("other_layers",),
         "The modes differ, but by dropout or stochastic depth.",
-        "Dropout of 0.5 to 0.7 in front of the head; or dropout 0.5 behind every ReLU (MLP), stochastic depth of 0.3 to 0.5 (ResNet).",
+        "Dropout of 0.5 to 0.7 in front of the head; or dropout 0.5 behind every ReLU (MLP), "
+        "stochastic depth of 0.3 to 0.5 (ResNet).",
         (during.dropout, during.dropout_between),
     ),
     Fault(

@@ -8,14 +8,18 @@ import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
 from bnstudy.analysis.figures.figure import Figure, Layout, arranged, data, title_lines
-from bnstudy.analysis.figures.theme import BLUE, GREY, MUTED, VERMILLION
+from bnstudy.analysis.figures.theme import BLUE, GREY, INK, MUTED, PAPER, VERMILLION
 from bnstudy.diagnosis.gallery.run import Gallery
+from bnstudy.diagnosis.result import TERMS
 
 MODELS = {"mlp": "MLP", "resnet": "ResNet"}
 WANTED = 0.9
 """Of all draws, what the first finding has to be right in."""
 _COLOURS = {"mlp": BLUE, "resnet": VERMILLION}
-_LEAST, _MOST = 1e-2, 1e2
+_LEAST, _MOST = 0.1, 10.0
+_TERMS = (*(term for term in TERMS if term != "bessel"), "other")
+_FLAT = 0.05
+"""A layer whose stored variance is within this share of the population's is not drawn as a fault's doing."""
 
 
 def shares(gallery: Gallery) -> pd.DataFrame:
@@ -44,7 +48,7 @@ def shares_figure(gallery: Gallery) -> Figure:
     def draw(layout: Layout) -> alt.ConcatChart:
         panels = []
         for place, model in enumerate(models):
-            y = alt.Y("named:N", sort=order, title=None, axis=alt.Axis(labelLimit=0, grid=True, labels=place == 0))
+            y = alt.Y("named:N", sort=order, title=None, scale=alt.Scale(domain=order), axis=names_axis(place == 0))
             x = alt.X("share:Q", title="right first findings", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
             base = alt.Chart(rows).transform_filter(f"datum.model === '{model}'")
             wanted = alt.Chart(data(pd.DataFrame({"wanted": [WANTED]}))).mark_rule(color=MUTED, strokeDash=[4, 3])
@@ -66,6 +70,56 @@ def shares_figure(gallery: Gallery) -> Figure:
     )
 
 
+def terms_figure(gallery: Gallery) -> Figure:
+    """The terms of the gap in the loss, by fault and model: medians over draws."""
+    terms = gallery.terms[(gallery.terms.metric == "loss") & gallery.terms.term.isin(_TERMS)]
+    table = terms.groupby(["fault", "model", "term"], sort=False)["value"].median().reset_index()
+    table = table.assign(
+        named=table.fault.str.replace("_", " "), shown=table.value.clip(-1, 1), text=table.value.map(_short)
+    )
+    table = table[np.isfinite(table.value)]
+    models, order = list(dict.fromkeys(table.model)), list(dict.fromkeys(table.named))
+
+    def draw(layout: Layout) -> alt.ConcatChart:
+        panels = []
+        for place, model in enumerate(models):
+            base = alt.Chart(data(table[table.model == model])).encode(
+                x=alt.X(
+                    "term:N", sort=list(_TERMS), title=None, axis=alt.Axis(labelAngle=0, orient="top", labelOverlap=False)
+                ),
+                y=alt.Y(
+                    "named:N", sort=order, title=None, scale=alt.Scale(domain=order), axis=names_axis(place == 0, False)
+                ),
+            )
+            scale = alt.Scale(domain=[-1, 0, 1], range=[BLUE, PAPER, VERMILLION], interpolate="rgb")
+            layered = alt.layer(
+                base.mark_rect().encode(color=alt.Color("shown:Q", scale=scale, legend=None)),
+                base.mark_text(fontSize=10, color=INK).encode(text="text:N"),
+            )
+            panels.append(layered.properties(width=layout.width(2, 110), height=18 * len(order), title=MODELS[model]))
+        return arranged(panels, layout.columns(len(panels), 2))
+
+    return Figure(
+        "terms",
+        "What each fault does to the terms of the gap",
+        "terms",
+        draw if models else None,
+        "Terms of the gap in the loss, nats: medians over draws; colours end at ±1. lag + pooling + noise is evaluation "
+        "mode less batch statistics (bessel is nothing: all layers are PyTorch's), other is what else changes with the mode. "
+        "Measured on the training batches; statistics that no data can have give no number.",
+        "A table of numbers, a row a fault and a column a term, red where evaluation mode is worse.",
+    )
+
+
+def names_axis(shown: bool, grid: bool = True) -> alt.Axis:
+    """Names of faults, every one of them, on the first panel only."""
+    return alt.Axis(labelLimit=0, labelOverlap=False, grid=grid, labels=shown, ticks=False, domain=False)
+
+
+def _short(value: float) -> str:
+    return "0" if abs(value) < 0.005 else f"{value:.2f}".replace("-", "−")
+
+
 def variances_figure(gallery: Gallery) -> Figure:
     """Stored over population variance by layer in draw 0, planted and healthy."""
     layers = gallery.layers[gallery.layers.draw == 0]
@@ -74,19 +128,22 @@ def variances_figure(gallery: Gallery) -> Figure:
     ratio = layers.variance_ratio.where(np.isfinite(layers.variance_ratio)).clip(_LEAST, _MOST)
     layers = layers.assign(ratio=ratio, position=layers.position + 1)
     healthy = layers[layers.fault == "healthy"]
-    faults = list(dict.fromkeys(layers.fault[layers.ratio.notna() & (layers.fault != "healthy")]))
+    planted_in = [name for name in dict.fromkeys(layers.fault) if name != "healthy"]
+    moved = layers[np.log(layers.ratio).abs() > _FLAT]
+    faults = [name for name in planted_in if name in set(moved.fault)]
+    alone = ", ".join(name.replace("_", " ") for name in planted_in if name not in faults)
 
     def draw(layout: Layout) -> alt.ConcatChart:
         columns = layout.columns(len(faults))
         panels = []
-        for number, name in enumerate(faults):
+        for place, name in enumerate(faults):
             planted = layers[layers.fault == name]
             x = alt.X("position:O", title="layer", axis=alt.Axis(labelAngle=0, grid=False))
             y = alt.Y(
                 "ratio:Q",
-                title="stored / population" if number % columns == 0 else None,
+                title="stored / population" if place % columns == 0 else None,
                 scale=alt.Scale(type="log", domain=[_LEAST, _MOST]),
-                axis=alt.Axis(values=[0.01, 0.1, 1, 10, 100], format="~g"),
+                axis=alt.Axis(values=[0.1, 1, 10], format="~g"),
             )
             parts = [
                 alt.Chart(data(rows[["position", "ratio"]]))
@@ -107,6 +164,7 @@ def variances_figure(gallery: Gallery) -> Figure:
         "layers",
         draw if faults else None,
         f"Stored over population variance by layer, in order of execution, in draw 0 of the {MODELS[model]} (geometric "
-        f"mean over channels, cut to {_LEAST:g}…{_MOST:g}); grey: a healthy one.",
+        f"mean over channels, cut to {_LEAST:g}…{_MOST:g}); grey: a healthy one. "
+        f"Within {_FLAT:.0%} in every layer: {alone or 'none'}.",
         "Small panels, a fault each: lines at 1 where the fault leaves the stored variances alone, away from it otherwise.",
     )

@@ -96,10 +96,11 @@ class SharedMLP(nn.Module):
         return logits
 
 
-def share_within_blocks(model: DigitsResNet) -> DigitsResNet:
-    """Let the two convolutions of every block share one BatchNorm2d: a slip of the hand in a block's constructor."""
-    for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
-        stage[0].bn2 = stage[0].bn1
+def share_within_blocks(model: nn.Module) -> nn.Module:
+    """Let the two convolutions of every basic block share one BatchNorm2d: a slip of the hand in a block's constructor."""
+    for block in model.modules():
+        if isinstance(block, BasicBlock):
+            block.bn2 = block.bn1
     return model
 
 

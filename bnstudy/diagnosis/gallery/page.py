@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pandas as pd
 
+from bnstudy.analysis.figures.figure import Figure
 from bnstudy.diagnosis.gallery.case import Fault
 from bnstudy.diagnosis.gallery.faults import fault
-from bnstudy.diagnosis.gallery.figures import MODELS, shares, shares_figure, variances_figure
+from bnstudy.diagnosis.gallery.figures import MODELS, shares, shares_figure, terms_figure, variances_figure
 from bnstudy.diagnosis.gallery.run import Gallery
 
 _INTRODUCTION = """# The gallery of planted faults
 
 Each fault is planted in networks trained on scikit-learn's digits (1,437 images): an MLP of 2 or 3 hidden layers, and
 torchvision's ResNet with a basic block a stage. A draw picks weights, data order, width, strength and place of the fault by
-a seed of its own. `bnstudy.diagnose` is given the model and batches as in training, nothing else, except where evaluation data
-are the fault. A draw counts as right when the *first* finding is the planted one.
+a seed of its own. `bnstudy.diagnose` is given the model and batches as in training, nothing else, except where evaluation
+data are the fault. A draw counts as right when the *first* finding is the planted one.
 """
 
 
@@ -37,7 +38,7 @@ def markdown(gallery: Gallery, conditions: Mapping[str, str]) -> str:
     if len(sound):
         wrong = int((sound.draws - sound.right).sum())
         lines += [f"{wrong} of {int(sound.draws.sum())} healthy models are given a finding.", ""]
-    for figure in (shares_figure(gallery), variances_figure(gallery)):
+    for figure in _figures(gallery):
         if figure.draw is not None:
             lines += [f"## {figure.title}", "", f"![{figure.alt}](gallery/{figure.name}.svg)", "", figure.caption, ""]
     lines += [
@@ -68,16 +69,21 @@ def write(gallery: Gallery, conditions: Mapping[str, str], folder: Path) -> Sequ
     """
     beside = folder / "gallery"
     beside.mkdir(parents=True, exist_ok=True)
-    page, draws, layers = folder / "gallery.md", beside / "draws.parquet", beside / "layers.parquet"
+    page = folder / "gallery.md"
     page.write_text(markdown(gallery, conditions), encoding="utf-8")
-    gallery.draws.to_parquet(draws, index=False)
-    gallery.layers.to_parquet(layers, index=False)
-    written = [page, draws, layers]
-    for figure in (shares_figure(gallery), variances_figure(gallery)):
+    written = [page]
+    for name in ("draws", "layers", "terms"):
+        written.append(beside / f"{name}.parquet")
+        getattr(gallery, name).to_parquet(written[-1], index=False)
+    for figure in _figures(gallery):
         if figure.draw is not None:
             written.append(beside / f"{figure.name}.svg")
             written[-1].write_text(figure.svg(), encoding="utf-8")
     return written
+
+
+def _figures(gallery: Gallery) -> tuple[Figure, ...]:
+    return shares_figure(gallery), terms_figure(gallery), variances_figure(gallery)
 
 
 def _section(planted: Fault, draws: pd.DataFrame) -> list[str]:

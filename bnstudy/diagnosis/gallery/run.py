@@ -33,10 +33,21 @@ class Gallery:
             separated by commas), right (the first finding is an expected one), summary of the first finding, its effect,
             error and metric, own and batch (values of the diagnosis' first metric), planting and seconds (time of either).
         layers: a row a layer and diagnosis: fault, model, draw, position (in order of execution), the diagnosis' columns.
+        terms: a row a metric, term and diagnosis: fault, model, draw, the diagnosis' columns.
     """
 
     draws: pd.DataFrame
     layers: pd.DataFrame
+    terms: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Told:
+    """A draw's row of `Gallery.draws`, and its rows of the other tables."""
+
+    row: Row
+    layers: pd.DataFrame
+    terms: pd.DataFrame
 
 
 def run_gallery(
@@ -77,24 +88,29 @@ def run_gallery(
     jobs = [
         (kind, number, [each.name for each in chosen if kind in each.models]) for kind in models for number in range(draws)
     ]
-    total, found = sum(len(names) for *_, names in jobs), []
+    total = sum(len(names) for *_, names in jobs)
+    told: list[Told] = []
     if workers == 1:
         for kind, number, names in jobs:
             for name in names:
-                found.append(diagnosed(fault(name), kind, number, seed))
-                progress(len(found), total)
+                told.append(diagnosed(fault(name), kind, number, seed))
+                progress(len(told), total)
     else:
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
             for future in as_completed([pool.submit(_job, *job, seed) for job in jobs]):
-                found += future.result()
-                progress(len(found), total)
+                told += future.result()
+                progress(len(told), total)
     place = {(name, kind): number for number, (name, kind) in enumerate((n, k) for n in faults for k in models)}
-    found.sort(key=lambda pair: (place[pair[0]["fault"], pair[0]["model"]], pair[0]["draw"]))
-    rows = pd.DataFrame([row for row, _ in found])
-    return Gallery(rows, pd.concat([layers for _, layers in found], ignore_index=True))
+    told.sort(key=lambda one: (place[one.row["fault"], one.row["model"]], one.row["draw"]))
+    layers, terms = ([getattr(one, table) for one in told] for table in ("layers", "terms"))
+    return Gallery(
+        pd.DataFrame([one.row for one in told]),
+        pd.concat(layers, ignore_index=True),
+        pd.concat(terms, ignore_index=True),
+    )
 
 
-def diagnosed(planted: Fault, kind: str, draw: int, seed: int = 0) -> tuple[Row, pd.DataFrame]:
+def diagnosed(planted: Fault, kind: str, draw: int, seed: int = 0) -> Told:
     """One draw of a fault, diagnosed.
 
     Args:
@@ -104,7 +120,7 @@ def diagnosed(planted: Fault, kind: str, draw: int, seed: int = 0) -> tuple[Row,
         seed: of draw 0.
 
     Returns:
-        A row of `Gallery.draws` and the rows of `Gallery.layers`.
+        Its part of the `Gallery`.
     """
     begun = time.perf_counter()
     case = planted.plant(kind, seed + draw)
@@ -129,11 +145,12 @@ def diagnosed(planted: Fault, kind: str, draw: int, seed: int = 0) -> tuple[Row,
         "planting": ready - begun,
         "seconds": time.perf_counter() - ready,
     }
-    layers = said.layers.assign(fault=planted.name, model=kind, draw=draw, position=range(len(said.layers)))
-    return row, layers
+    key: dict[str, Any] = {"fault": planted.name, "model": kind, "draw": draw}
+    layers = said.layers.assign(**key, position=range(len(said.layers)))
+    return Told(row, layers, said.terms.assign(**key))
 
 
-def _job(kind: str, draw: int, names: Sequence[str], seed: int) -> list[tuple[Row, pd.DataFrame]]:
+def _job(kind: str, draw: int, names: Sequence[str], seed: int) -> list[Told]:
     return [diagnosed(fault(name), kind, draw, seed) for name in names]
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from bnstudy.batchnorm.convert import convert
 from bnstudy.diagnosis.gallery.case import Case, chance, recipe, some
-from bnstudy.diagnosis.gallery.networks import DigitsResNet, NormEval, SharedMLP, batchnorms, feeding, share_within_blocks
+from bnstudy.diagnosis.gallery.networks import NormEval, SharedMLP, batchnorms, feeding, share_within_blocks
 from bnstudy.diagnosis.gallery.sampling import alternating, enlarged, frames, mild
 from bnstudy.diagnosis.gallery.subjects import cut, fit, network, samples, stream, trained
 
@@ -102,9 +102,7 @@ def shared_layer(kind: str, seed: int) -> Case:
     draw = chance("shared", kind, seed)
     subject = recipe(kind, seed)
     if kind == "resnet":
-        built = network(subject)
-        assert isinstance(built, DigitsResNet)
-        model: nn.Module = share_within_blocks(built)
+        model = share_within_blocks(network(subject))
         planted = "bn1 serves both convolutions of every block"
     else:
         scales = (1.0, draw.uniform(2, 5)) if subject.depth == 2 else (1.0, draw.uniform(2, 5), draw.uniform(0.3, 3))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from bnstudy.analysis.figures.units import plural
-from bnstudy.diagnosis.evidence import Evidence, Stored
+from bnstudy.diagnosis.evidence import ROUNDING, Evidence, Stored
 from bnstudy.diagnosis.result import Finding
 from bnstudy.diagnosis.rules.case import CERTAIN, LIKELY, Case, Effect
 from bnstudy.diagnosis.rules.structural import RECALIBRATE, named
@@ -26,9 +26,9 @@ def beyond_luck(stored: Stored, distance: float | None = None) -> float:
     """
     from scipy.stats import norm
 
-    logs = stored.lucky.clamp(min=1e-30).log()
+    logs = stored.lucky.clamp(min=ROUNDING).log()
     spread = float(logs.std())
-    value = math.log(max(stored.distance if distance is None else distance, 1e-30))
+    value = math.log(max(stored.distance if distance is None else distance, ROUNDING))
     return float(norm.sf((value - float(logs.mean())) / max(spread, 1e-3)))
 
 
@@ -46,7 +46,7 @@ def off_the_mark(case: Case, taken: set[str]) -> list[Finding]:
     far = [one for one in missing(case) if one in rest]
     effect = case.worst(case.stored_unbiased, "population_unbiased", rate=LIKELY if far else CERTAIN)
     if effect is None:
-        better = case.worst("population_pooled", "own")
+        better = case.worst("population_pooled", "own", rate=LIKELY)
         return [_adapted(far, better)] if far and better is not None else []
     if not far:
         # With layers that are off for a reason already found, or for dropout, the effect is not that of luck.

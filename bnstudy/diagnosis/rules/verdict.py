@@ -26,8 +26,8 @@ def findings(case: Case) -> tuple[Finding, ...]:
     certain = [*convention.wrong_convention(case, hypothesis), *data_differ(case)]
     taken = {name for finding in (*broken, *untouched, *certain) for name in finding.layers}
     frozen = structural.frozen_by_design(case)
-    design = {name for finding in frozen for name in finding.layers}
     shared = composition.shared_layer(case)
+    design = {name for finding in (*frozen, *shared) for name in finding.layers}
     costly = [finding for finding in (*shared, *frozen) if finding.effect is not None]
     weighed = [
         *costly,
@@ -37,7 +37,7 @@ def findings(case: Case) -> tuple[Finding, ...]:
     weighed += other_layers.variance_shift(case)
     alike = [] if any(finding.kind == "shared_layer" for finding in costly) else composition.batches(case)
     weighed += [finding for finding in alike if finding.effect is not None]
-    if not certain and not broken and not untouched:
+    if not (certain or broken or untouched or shared):
         weighed += composition.overshoot(case)
     weighed.sort(key=lambda finding: -_weight(case, finding))
     free = [finding for finding in (*shared, *frozen, *alike) if finding.effect is None]
@@ -81,7 +81,7 @@ def _unexplained(case: Case) -> list[Finding]:
         return [
             Finding(
                 "not_separable",
-                f"{plural(batches, 'batch')} do not say how far luck goes.",
+                f"{plural(batches, 'batch')} {'does' if batches == 1 else 'do'} not say how far luck goes.",
                 (f"Standard errors over fewer than {FEWEST} batches are too rough for a verdict.",),
                 f"Give {FEWEST - batches} more batches, better {max(20 - batches, 1)}.",
             )
