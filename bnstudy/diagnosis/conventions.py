@@ -107,9 +107,9 @@ def best_hypothesis(found: Sequence[Evidence], seen: Reference) -> Hypothesis | 
 def recalibrated(found: Sequence[Evidence]) -> bool:
     """Whether what is stored was measured by a pass over the data rather than averaged in training.
 
-    Such statistics are the pooled ones (see `bnstudy.diagnosis.remedies`), and closer to them than any redrawn moving average is to
-    its own expectation. Behind a BatchNorm layer batch means do not vary, and pooled is the biased variance: without this
-    question they would pass for another convention's.
+    Such statistics are the pooled ones (see `bnstudy.diagnosis.remedies`), and closer to them than any redrawn moving
+    average is to its own expectation. Behind a BatchNorm layer batch means do not vary, and pooled is the biased variance:
+    without this question they would pass for another convention's.
     """
     tested = [one for one in found if one.stored is not None and one.stored.redrawn is not None]
     if not tested:

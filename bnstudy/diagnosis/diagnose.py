@@ -55,12 +55,13 @@ def diagnose(
 
     At most 9 forward passes over the batches (and two of the first one), and swap_batches · (1 + layers) passes of single
     ones. Memory does not grow with the number of batches. The model is left to the last bit as it was, and so are the
-    random generators.
+    random generators of torch, NumPy and Python (one that a loader brings along moves on, as in any reading). What
+    torch.compile has compiled runs as it is written.
 
     Args:
         model: any module with BatchNorm layers, its weights loaded; on any device.
-        batches: inputs, or pairs (inputs, targets), prepared as in training and of the training batch size: a list, a
-            DataLoader, or a function that returns an iterator. Twenty or more are good.
+        batches: inputs (a tensor; several as a mapping by name), or pairs (inputs, targets), prepared as in training and
+            of the training batch size: a list, a DataLoader, or a function that returns an iterator; twenty or more do.
         metric: "accuracy", "loss", "mse", "output_rms", a function of (outputs, targets) that returns a number or one a
             sample, or several by name. Default: accuracy and loss where targets are classes, mse where they are values
             shaped like the outputs, else output_rms.
@@ -77,8 +78,9 @@ def diagnose(
         Findings, tables and what was asked.
 
     Raises:
-        UserError: no BatchNorm layer, no batch, a batch that leaves a layer one value per channel, inputs or batch-mode
-            outputs that are not finite, a metric that fails, batches that can be read only once.
+        UserError: no BatchNorm layer, or a model that cannot be run with other statistics (see `norm_layers`) or changes
+            its weights; no batch, a batch that leaves a layer one value per channel, inputs or batch-mode outputs that are
+            not finite, a metric that fails, batches that can be read only once.
 
     Source: bnstudy issue 7; Ioffe & Szegedy 2015, Algorithm 2, and Wu & Johnson 2021, section 3, for the statistics.
     """

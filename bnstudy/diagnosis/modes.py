@@ -158,6 +158,8 @@ def _normalised_by_batch(layer: NormLayer, unbiased: bool) -> Iterator[None]:
 
     def store(module: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
         x = next(iter((*args, *named.values())))
+        if x.numel() == 0:  # of a branch that no sample takes
+            return
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         dims = [0, *range(2, x.dim())]
         var, mean = torch.var_mean(x, dims, correction=0)

@@ -1,4 +1,4 @@
-"""Models as the world has them: torchvision's and timm's, with their own BatchNorm subclasses, branches and mode switches."""
+"""Models as the world has them: torchvision's and timm's, with BatchNorm subclasses, branches and modes of their own."""
 
 from __future__ import annotations
 

@@ -105,7 +105,8 @@ def terms_figure(gallery: Gallery) -> Figure:
         "terms",
         draw if models else None,
         "Terms of the gap in the loss, nats: medians over draws; colours end at ±1. lag + pooling + noise is evaluation "
-        "mode less batch statistics (bessel is nothing: all layers are PyTorch's), other is what else changes with the mode. "
+        "mode less batch statistics (bessel is nothing: the layers are PyTorch's), other is what else changes with the "
+        "mode. "
         "Measured on the training batches; statistics that no data can have give no number.",
         "A table of numbers, a row a fault and a column a term, red where evaluation mode is worse.",
     )

@@ -86,9 +86,9 @@ def _noisy(case: Case, rest: list[Evidence], effect: Effect) -> Finding:
             "moving average "
             f"with this momentum over such batches lies {distance_text(one.stored.expected)} away by luck alone, "
             f"the mean of {case.seen.batches:,} batches {distance_text(float(one.stored.reference.mean()))}.",
-            f"Statistics measured on these batches instead change {effect.metric} by {effect.text} the other way.",
         ),
-        f"A smaller momentum (0.1 or 0.01, or None for the mean of all batches) towards the end of training. {RECALIBRATE}.",
+        f"A smaller momentum, {0.1 if momentum is None or momentum > 0.3 else momentum / 10:g}, or None for the mean of all "
+        f"batches, towards the end of training. {RECALIBRATE}.",
         tuple(each.layer.name for each in rest),
         effect.measured.value,
         effect.measured.error,
