@@ -115,7 +115,7 @@ def diagnose(
             least = min(swap_batches, case.seen.batches)
             what = f"swapping {plural(len(wanted), 'layer')} on {plural(least, 'batch')}"
             step = counting(progress, what, least * (1 + len(wanted)))
-            swapped = {} if not wanted else swaps(model, layers, wanted, source, least, chosen, step)
+            swapped = {} if not wanted else swaps(model, case.seen.active, wanted, source, least, chosen, step)
         found = findings(case)
     table = layers_table(case.found, swapped)
     setting: dict[str, Any] = {
@@ -152,7 +152,7 @@ def _case(
     count = source.expected
     step = counting(progress, f"{what}: what the layers see", count)
     seen = reference(model, layers, source, step)
-    conditions = statistics_of(seen.inputs)
+    conditions = statistics_of(seen.inputs, seen.active)
     step = counting(progress, f"{what}: metrics in every mode", (1 + len(conditions)) * seen.batches)
     measured = levels(model, source, metrics, conditions, step)
     with modes.training(model):

@@ -117,7 +117,10 @@ def _of(
     stored = still = None
     if layer.stored is not None:
         usable = alive & ~broken & (layer.stored[1].detach().cpu() > 0)
-        key = (len(inputs.means), layer.momentum, layer.updates)
+        calls = len(inputs.calls)
+        # A layer that runs several times in a pass updates as often: together as one update of a larger weight.
+        momentum = layer.momentum if layer.momentum is None else 1 - (1 - layer.momentum) ** calls
+        key = (len(inputs.means), momentum, None if layer.updates is None else layer.updates // calls)
         if len(inputs.means) > 1 and key not in drawn:
             drawn[key] = weights(*key, random)
         if bool(usable.any()):
@@ -171,7 +174,7 @@ def _sizes(inputs: Inputs, alive: Tensor) -> tuple[Measured, Measured, float]:
     pooled = torch.where(alive, inputs.population.pooled.double().cpu(), 1.0)
     apart = (between.double() / pooled)[:, alive].mean(1)  # (batches,)
     samples = float(apart.mean()) / inputs.samples
-    if len(means) < 2:
+    if len(means) < 2 or inputs.parts > 1:  # of a mean over calls or groups, the spread is not that of one
         return nothing, nothing, samples
     value, error = inverse_effective_size(means[:, None], variances[:, None], alive[None])
     spread = (means.double() - means.double().mean(0)).square() / pooled

@@ -35,6 +35,7 @@ class Reference:
         inputs: by layer, in order of execution, the network on batch statistics.
         other: the population of each layer if every layer divided by the other variance; empty where nothing could tell.
         training: what layers see in training mode, dropout and all; empty where that is what they see anyway.
+        active: the layers that go by batch statistics in training mode; see `moving`.
         batches, samples, largest: how many there were, and the largest batch.
         passes: forward passes a batch.
     """
@@ -42,6 +43,7 @@ class Reference:
     inputs: dict[NormLayer, Inputs]
     other: dict[NormLayer, Population]
     training: dict[NormLayer, Inputs]
+    active: list[NormLayer]
     batches: int
     samples: int
     largest: int
@@ -64,9 +66,10 @@ def reference(model: nn.Module, layers: Sequence[NormLayer], source: Source, ste
     """
     batches = samples = largest = 0
     telling = switching = False
+    active = moving(model, layers)
     with watching(layers) as watch, watching(layers) as second, watching(layers) as third:
         for batch in source:
-            with modes.evaluation(model, dict.fromkeys(layers)), watch.on():
+            with modes.evaluation(model, dict.fromkeys(active)), watch.on():
                 outputs = answer(model, batch, source.key)
             if not bool(outputs.isfinite().all()):
                 raise UserError(
@@ -87,7 +90,7 @@ def reference(model: nn.Module, layers: Sequence[NormLayer], source: Source, ste
                 apart(trained, outputs)  # says so if they cannot be compared
                 switching = not torch.allclose(trained.double(), outputs.double(), rtol=1e-4, atol=1e-6)
             if telling:
-                with modes.other_divisor(model, layers), second.on():
+                with modes.other_divisor(model, active), second.on():
                     answer(model, batch, source.key)
             if switching:
                 with modes.training(model), third.on():
@@ -100,7 +103,7 @@ def reference(model: nn.Module, layers: Sequence[NormLayer], source: Source, ste
     if not inputs:
         raise UserError("model: none of its BatchNorm layers runs on these batches; check the model's forward")
     others = {layer: seen.population for layer, seen in second.results().items()}
-    return Reference(inputs, others, third.results(), batches, samples, largest, 1 + telling + switching)
+    return Reference(inputs, others, third.results(), active, batches, samples, largest, 1 + telling + switching)
 
 
 @dataclass(frozen=True)
@@ -122,12 +125,25 @@ class Levels:
         return self.means[metric].contrast(**factors)
 
 
-def statistics_of(seen: Mapping[NormLayer, Inputs]) -> dict[str, modes.Statistics]:
+def moving(model: nn.Module, layers: Sequence[NormLayer]) -> list[NormLayer]:
+    """The layers that training mode lets go by batch statistics: not those of a frozen class, nor those that the model's own
+    train() keeps in evaluation mode. A model that has only such layers is measured as if it had none.
+
+    Args:
+        model: within `modes.untouched`.
+        layers: its BatchNorm layers.
+    """
+    with modes.training(model):
+        found = [layer for layer in layers if not layer.fixed and layer.module.training]
+    return found or list(layers)
+
+
+def statistics_of(seen: Mapping[NormLayer, Inputs], active: Sequence[NormLayer]) -> dict[str, modes.Statistics]:
     """The statistics of every condition for `modes.evaluation`, by condition, in the order of the gap's path.
 
     k·v of DESIGN.md: a layer that divides a training batch by the unbiased variance gets its stored ones times c = m/(m-1).
     """
-    ran = {layer: inputs for layer, inputs in seen.items() if not layer.fixed}
+    ran = {layer: inputs for layer, inputs in seen.items() if layer in active}
     result: dict[str, modes.Statistics] = {"own": {}}
     if any(layer.convention.own_statistic == "ema_biased" or _factor(layer, seen) != 1 for layer in ran):
         result["ema_unbiased"] = {

@@ -29,6 +29,7 @@ class Inputs:
         call_means: μ_B of kept batches by call, (batches, calls, channels).
         between: variance of the samples' own means within a batch, divisor N − 1, (batches, channels).
         whole: which of the kept batches are as large as the largest, (batches,).
+        parts: calls and groups that a kept batch is the mean of; 1 for a layer that runs once on the whole batch.
     """
 
     population: Population
@@ -40,6 +41,7 @@ class Inputs:
     call_means: Tensor
     between: Tensor
     whole: Tensor
+    parts: int
 
     @property
     def positions(self) -> int:
@@ -57,6 +59,7 @@ class _Seen:
     calls: int = 0
     m: int = 0
     samples: int = 0
+    parts: int = 1
     call_means: list[Tensor] = field(default_factory=list)
 
 
@@ -121,7 +124,9 @@ class Watch:
                 mean, var, between = (torch.stack(part).mean(0) for part in (seen.means, seen.variances, seen.between))
                 calls = [call.cpu() for call in seen.call_means]
                 self._kept[layer].append(
-                    _Seen([mean.cpu()], [var.cpu()], [between.cpu()], seen.calls, seen.m, seen.samples, calls)
+                    _Seen(
+                        [mean.cpu()], [var.cpu()], [between.cpu()], seen.calls, seen.m, seen.samples, len(seen.means), calls
+                    )
                 )
             if max(map(len, self._kept.values()), default=0) > KEPT:
                 self._kept = {layer: kept[::3] for layer, kept in self._kept.items()}
@@ -147,6 +152,7 @@ class Watch:
             call_means=torch.stack([torch.stack(seen.call_means) for seen in full]).float(),
             between=torch.stack([seen.between[0] for seen in kept]).float(),
             whole=torch.tensor([seen.m == m for seen in kept]),
+            parts=max(seen.parts for seen in kept),
         )
 
 

@@ -12,7 +12,7 @@ KINDS = {
     "invalid_statistics": "Stored statistics that no data can have",
     "never_updated": "Statistics never updated",
     "reset": "Statistics reset after training",
-    "frozen": "Statistics frozen while the weights went on",
+    "frozen": "Statistics frozen, or behind the weights",
     "slow_average": "Momentum too small, or too few updates",
     "noisy_average": "Momentum too large for the batch size",
     "wrong_convention": "Wrong variance convention",

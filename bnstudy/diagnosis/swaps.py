@@ -32,7 +32,7 @@ def swaps(
 
     Args:
         model: within `modes.untouched`.
-        layers: all BatchNorm layers.
+        layers: the BatchNorm layers that go by batch statistics in training mode.
         chosen: those to swap, with stored statistics.
         source: the batches, of which the first are used.
         batches: how many.
@@ -51,7 +51,7 @@ def swaps(
     for batch in islice(iter(source), batches):
 
         def run(swapped: NormLayer | None, batch: Batch = batch) -> Tensor:
-            on_batch = dict.fromkeys(layer for layer in layers if layer is not swapped and not layer.fixed)
+            on_batch = dict.fromkeys(layer for layer in layers if layer is not swapped)
             with modes.evaluation(model, on_batch):
                 outputs = answer(model, batch, source.key)
             step()

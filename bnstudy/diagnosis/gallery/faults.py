@@ -37,7 +37,8 @@ FAULTS = (
         ("tiny_batches",),
         "With two to four values a channel the batch's own statistics are mostly noise: training mode computes another "
         "function than any fixed statistics can.",
-        "Trained at 2 to 4 samples a batch, all else as ever; the ResNet at 3 or 4, with a single position in its last two stages.",
+        "Trained at 2 to 4 samples a batch, all else as ever; the ResNet at 3 or 4, with a single position in its "
+        "last two stages.",
         (during.tiny_batches,),
     ),
     Fault(

@@ -10,6 +10,8 @@ from bnstudy.diagnosis.gallery.subjects import Batch, Recipe, Sampler, cut, digi
 
 LARGE_IMAGES = 480
 """In an epoch of large images, which cost more than digits as they are."""
+SCENES = 600
+"""Digits in an epoch of frames, each of them several times."""
 
 
 def raw(inputs: Tensor) -> Tensor:
@@ -41,7 +43,7 @@ def frames(clips: int) -> Sampler:
 
     def sampler(recipe: Recipe, generator: torch.Generator) -> list[Batch]:
         inputs, targets = samples()
-        order = torch.randperm(len(targets), generator=generator)
+        order = torch.randperm(len(targets), generator=generator)[:SCENES]
         made = []
         for scene in order[: len(order) // clips * clips].view(-1, clips):
             rows = scene[torch.arange(recipe.batch_size) % clips]

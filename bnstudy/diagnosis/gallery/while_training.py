@@ -67,7 +67,7 @@ def dependent_samples(kind: str, seed: int) -> Case:
         subject = recipe(kind, seed, batch_size=2, stride=2, sampler=enlarged, epochs=3.0, learning_rate=0.15)
         return Case(trained(subject), subject.given(), "two images of 32x32 a batch")
     clips = chance("clips", kind, seed).choice((2, 3, 4))
-    subject = recipe(kind, seed, sampler=frames(clips), epochs=1.5)
+    subject = recipe(kind, seed, sampler=frames(clips), epochs=4.0)
     return Case(fit(network(subject), subject), subject.given(), f"32 frames of {clips} scenes a batch")
 
 

@@ -19,6 +19,8 @@ CERTAIN = 0.001
 """Error rate of a finding: the chance that luck alone makes it, over all layers that it looks at."""
 LIKELY = 0.05
 """Error rate of a harm whose cause is established by itself, at `CERTAIN`: only its size is then in question."""
+SMALLEST = {"accuracy": 0.001, "loss": 0.005}
+"""The smallest effects of interest: 0.1 pp of accuracy, 0.005 nats; of other metrics a hundredth of the level."""
 FEWEST = 8
 """Batches below which standard errors are too rough for a verdict of health."""
 
@@ -33,7 +35,8 @@ class Effect:
         own_error: the larger standard error of the two sides by themselves: what these data know of the metric at all.
         harm: by how much the first condition is worse; the size where no direction is known.
         p: the chance that luck alone makes it; 1 where one batch leaves no error.
-        material: whether it exceeds twice `own_error`, so that it stands out from the metric's own sampling error.
+        material: whether it exceeds twice `own_error`, so that it stands out from the metric's own sampling error, and the
+            smallest effect of interest.
     """
 
     metric: str
@@ -114,7 +117,15 @@ class Case:
         if metric == "accuracy":
             own_error = max(own_error, 1 / self.seen.samples)  # one sample: an accuracy of 1 has no measured error
         direction = self.directions[metric]
-        harm = abs(measured.value) if direction is None else measured.value * (-1 if direction == "higher" else 1)
+        if direction is None:  # what lies closer to training mode is the better one
+            near, far = (
+                0.0 if side == "batch" else abs(self.levels.contrast(metric, **{side: 1.0, "batch": -1.0}).value)
+                for side in (second, first)
+            )
+            harm = far - near
+        else:
+            harm = measured.value * (-1 if direction == "higher" else 1)
+        floor = max(2 * own_error, SMALLEST.get(metric, 0.01 * scale))
         broken = math.isnan(measured.value)
         return Effect(
             metric,
@@ -122,7 +133,7 @@ class Case:
             own_error,
             math.inf if broken else harm,
             0.0 if broken else self._chance(measured),
-            broken or abs(measured.value) > 2 * own_error,
+            broken or abs(measured.value) > floor,
         )
 
     def worst(self, first: str, second: str, both_ways: bool = False, rate: float = CERTAIN) -> Effect | None:

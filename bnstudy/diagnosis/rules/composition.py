@@ -32,7 +32,7 @@ def shared_layer(case: Case) -> list[Finding]:
         scales = torch.stack([call.pooled.double().cpu() for call in calls])[:, index].clamp(min=1e-30).log().std(0).mean()
         if not _calls_differ(one):
             continue
-        effect = case.worst("population_pooled", "batch", both_ways=True)
+        effect = case.worst("population_pooled", "batch")
         names = one.layer.names
         held = f" It stands in the model as {' and '.join(map(repr, names[:3]))}." if len(names) > 1 else ""
         cost = "" if effect is None else f" {effect.metric} changes by {effect.text} between evaluation and training mode."
@@ -65,10 +65,11 @@ def batches(case: Case) -> list[Finding]:
 
     In this order: batches of different kinds; batches whose samples are alike, or pixels of an image; too few values.
     """
-    uneven = [one for one in case.found if _uneven(one, len(case.found))]
-    effect = case.worst("population_unbiased", "batch", both_ways=True, rate=LIKELY if uneven else CERTAIN)
-    if uneven and (found := _uneven_batches(case, uneven, effect)) is not None:
+    kinds = [one for one in case.found if uneven(one, len(case.found))]
+    effect = case.worst("population_unbiased", "batch", both_ways=True, rate=LIKELY if kinds else CERTAIN)
+    if kinds and (found := _uneven_batches(case, kinds, effect)) is not None:
         return [found]
+    effect = case.worst("population_pooled", "batch", both_ways=True)
     if effect is None:
         return []
     few = [one for one in case.found if not math.isnan(one.sample_inverse) and one.sample_inverse >= 1 / SMALL]
@@ -85,6 +86,8 @@ def overshoot(case: Case) -> list[Finding]:
     """Batch means that vary less than those of independent samples: Bessel's correction then corrects what is not there."""
     step = case.worst("population_unbiased", "population_pooled")
     if step is None or case.worst("own", "population_pooled") is None or case.worst("own", "batch") is None:
+        return []
+    if any(uneven(one, len(case.found)) for one in case.found):  # then it is the kinds of batches that are pooled
         return []
     steady = [one for one in case.found if one.inverse.value < 0.5 / one.inputs.m]
     if not steady:
@@ -121,8 +124,10 @@ def _tiny(tiny: list[Evidence], effect: Effect) -> Finding:
     return Finding(
         "tiny_batches",
         f"Batches give {named(tiny)} only {m} values a channel to measure a variance on. In training mode each sample is "
-        f"normalised mostly by its own company, so the network in training mode is another one than in evaluation: "
-        f"{effect.metric} changes by {effect.text}, whatever statistics are stored.",
+        "normalised by statistics of which its own value is a large part, so the network in training mode is another one "
+        "than "
+        f"in evaluation, whatever statistics are stored: {effect.metric} changes by {effect.text}, and "
+        f"{'evaluation' if effect.harm > 0 else 'training'} mode is the worse one.",
         (
             f"{least.layer.name}: m = {m}, worth {1 / least.sample_inverse:.1f} independent values.",
             f"Of {m} Gaussian values the variance has a relative standard error of {spread}; up to m = 5 its inverse has "
@@ -211,7 +216,7 @@ def _uneven_batches(case: Case, uneven: list[Evidence], effect: Effect | None) -
     )
 
 
-def _uneven(one: Evidence, layers: int) -> bool:
+def uneven(one: Evidence, layers: int) -> bool:
     """Whether batches differ more than random batches do, at the rate `CERTAIN` over the layers."""
     ratio = one.composition
     if not (ratio.error > 0 and ratio.value > 1):

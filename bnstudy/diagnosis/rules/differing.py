@@ -38,7 +38,7 @@ def data_differ(case: Case) -> list[Finding]:
         + (f", what is stored {_stored(one)} from the training batches'." if one.stored is not None else ".")
         for one, distance in worst
     ]
-    place = "the input itself" if first.position == 0 else f"layer {first.layer.name!r}"
+    place = "the first BatchNorm layer" if first.position == 0 else f"layer {first.layer.name!r}"
     return [
         Finding(
             "data_differ",
@@ -66,20 +66,28 @@ def _apart(one: Evidence, other: Evidence) -> tuple[float, float]:
     over channels, and the most careful case is that all channels are alike (an F of 1 degree of freedom).
     """
     usable = one.alive & other.alive
+    if one.inputs.m != other.inputs.m and one.position > 0:
+        return 0.0, 1.0  # behind a BatchNorm layer statistics depend on the size of the batch
     if not bool(usable.any()):
         return 0.0, 1.0
     scale = one.inputs.population.pooled.double().cpu()[usable]
     distance, ratios = torch.zeros(()), []
     for first, second, unit, share in (
-        (one.inputs.means, other.inputs.means, scale.sqrt(), 1.0),
-        (one.inputs.variances, other.inputs.variances, scale, 0.5),
+        (one.inputs.means.double(), other.inputs.means.double(), scale.sqrt(), 1.0),
+        (_about_the_mean(one), _about_the_mean(other), scale, 0.5),
     ):
-        a, b = (part.double()[:, usable] / unit for part in (first, second))
+        a, b = (part[:, usable] / unit for part in (first, second))
         shift = (a.mean(0) - b.mean(0)).square()
         distance = distance + share * shift.mean()
         ratios.append(float((shift / (_error(a) + _error(b)).clamp(min=1e-12)).mean()))
     freedom = min(len(one.inputs.means), len(other.inputs.means)) - 1
     return float(distance), float(min(1.0, 2 * min(stats.f.sf(ratio, 1, max(freedom, 1)) for ratio in ratios)))
+
+
+def _about_the_mean(one: Evidence) -> Tensor:
+    """Variance of each batch about the mean of all, whose expectation does not depend on the size of the batch."""
+    means = one.inputs.means.double()
+    return one.inputs.variances.double() + (means - means.mean(0)).square()
 
 
 def _error(values: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ def by_themselves(case: Case) -> list[Finding]:
     """Layers other than BatchNorm that move a metric by the mode alone."""
     # That something else than BatchNorm changes with the mode is a fact already; the question is how much.
     effect = case.worst("batch", "train", both_ways=True, rate=LIKELY if case.seen.training else CERTAIN)
-    if effect is None:
+    if effect is None or (case.kept_in_evaluation and not _drops(case)):  # a train() of its own: that is BatchNorm's
         return []
     return [
         Finding(
@@ -77,10 +77,15 @@ def variance_shift(case: Case) -> list[Finding]:
 
 
 def _who(case: Case) -> str:
-    drops = [
+    drops = _drops(case)
+    return listed(drops, 4) if drops else "layers other than BatchNorm"
+
+
+def _drops(case: Case) -> list[str]:
+    """Layers that drop things, by name and class."""
+    return [
         f"{name} ({type(module).__name__})"
         for name, module in case.model.named_modules()
         if any(word in type(module).__name__.lower() for word in ("drop", "stochasticdepth", "noise"))
         and getattr(module, "p", getattr(module, "drop_prob", 1)) != 0
     ]
-    return listed(drops, 4) if drops else "layers other than BatchNorm"

@@ -8,6 +8,7 @@ from bnstudy.analysis.figures.units import plural
 from bnstudy.diagnosis.evidence import ROUNDING, Evidence, Stored
 from bnstudy.diagnosis.result import Finding
 from bnstudy.diagnosis.rules.case import CERTAIN, LIKELY, Case, Effect
+from bnstudy.diagnosis.rules.composition import uneven
 from bnstudy.diagnosis.rules.structural import RECALIBRATE, named
 
 
@@ -49,14 +50,23 @@ def off_the_mark(case: Case, taken: set[str]) -> list[Finding]:
         better = case.worst("population_pooled", "own", rate=LIKELY)
         return [_adapted(far, better)] if far and better is not None else []
     if not far:
-        # With layers that are off for a reason already found, or for dropout, the effect is not that of luck.
-        return [] if taken or not rest or case.seen.training else [_noisy(case, rest, effect)]
+        # Where layers are off for a reason already found, or for dropout, or batches are of several kinds (redrawn as if of
+        # one), the effect is not that of luck.
+        lone = not taken and rest and not case.seen.training and not any(uneven(one, len(case.found)) for one in case.found)
+        return [_noisy(case, rest, effect)] if lone else []
     slow = [one for one in far if _slow(one)]
     if len(slow) * 2 >= len(far):
         return [_slow_average(case, slow, effect)]
-    if len(rest) > 1 and far == rest[:1]:
+    if len(rest) > 1 and far == rest[:1] and _only_first(rest):
         return [_preprocessing(case, far[0], rest, effect)]
-    return [_stale(case, far, effect)]
+    # A network whose weights still moved in its last updates lags a little: no fault while evaluation is the better mode.
+    return [_stale(case, far, effect)] if case.worst("own", "batch", rate=LIKELY) is not None else []
+
+
+def _only_first(rest: list[Evidence]) -> bool:
+    """Whether the first layer is far off, and not one behind it is off at all."""
+    first, later = rest[0].stored, [one.stored for one in rest[1:] if one.stored is not None]
+    return first is not None and math.sqrt(first.distance) > 0.3 and all(beyond_luck(one) > LIKELY for one in later)
 
 
 def _slow(one: Evidence) -> bool:
@@ -64,9 +74,12 @@ def _slow(one: Evidence) -> bool:
     stored, updates, momentum = one.stored, one.layer.updates, one.layer.momentum
     if stored is None:
         return False
-    if stored.redrawn is not None and stored.start > 0 and stored.start_explains > 0.5:
+    # What a moving average can still have of its start; a larger share of it is another cause's likeness.
+    possible = None if updates is None or not momentum else (1 - momentum) ** updates
+    if possible is not None and possible > 1e-3:
         return True
-    return updates is not None and momentum is not None and momentum > 0 and 1 / momentum > updates / 10
+    fits = stored.redrawn is not None and 0 < stored.start <= 1 and stored.start_explains > 0.5
+    return fits and (possible is None or possible > 0.1 * stored.start)
 
 
 def _noisy(case: Case, rest: list[Evidence], effect: Effect) -> Finding:
@@ -155,11 +168,16 @@ def _stale(case: Case, far: list[Evidence], effect: Effect) -> Finding:
         lines.append(f"The layers have not seen equally many batches: {counts[0]:,} to {counts[-1]:,}.")
     return Finding(
         "frozen",
-        f"{named(far, start=True)} {'stores' if len(far) == 1 else 'store'} the statistics of another network: the "
-        "weights went on while the statistics "
-        "stood still, "
-        f"or weights were averaged or loaded without them. {effect.metric} changes by {effect.text}.",
-        (*lines, "The start values do not explain it, nor a constant ratio, nor the luck of a moving average."),
+        f"{named(far, start=True)} {'stores' if len(far) == 1 else 'store'} not what the network gives "
+        "on these batches as it is now: the weights went on and the statistics stayed behind. "
+        f"{effect.metric} changes by {effect.text}.",
+        (
+            *lines,
+            "Neither the start values explain it nor the luck of a moving average. Usual reasons: statistics frozen; "
+            "weights "
+            "averaged or loaded without them; a learning rate so high to the end that the average lags; batches unlike "
+            "training's.",
+        ),
         f"{RECALIBRATE}. After weight averaging call torch.optim.swa_utils.update_bn. If these batches are not prepared "
         "as in "
         "training, that alone would look the same: give batches as training saw them, and these as evaluation batches.",
@@ -175,7 +193,7 @@ def _adapted(far: list[Evidence], better: Effect) -> Finding:
         "frozen",
         f"{named(far, start=True)} {'stores' if len(far) == 1 else 'store'} other statistics than those of the batches, "
         "and the model is better with them: "
-        f"it went on training with its statistics frozen, and its weights rely on them. Measured again they would cost: "
+        "it was trained further with its statistics frozen, or the batches are not drawn as in training. Measured again: "
         f"{better.metric} changes by {better.text}.",
         tuple(_lines(far)),
         "Leave them. Training mode is not what this model was last trained in: fine-tune it with these layers in evaluation "

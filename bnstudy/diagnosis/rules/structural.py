@@ -114,8 +114,9 @@ def frozen_by_design(case: Case) -> list[Finding]:
             why[one.layer.name] = "is still in evaluation mode after model.train()"
         elif one.layer.momentum == 0 and one.layer.stored is not None:
             why[one.layer.name] = "has momentum 0"
-    if not why:
-        return []
+    effect = _effect(case, "own", "population_pooled")
+    if not why or (effect[0] is None and all(one.layer.fixed for one in case.found if one.layer.name in why)):
+        return []  # layers of a frozen class are a choice; what they cost is another matter
     names = list(why)
     return [
         Finding(
@@ -156,10 +157,14 @@ def dead_channels(case: Case) -> list[Finding]:
     """Channels whose input never varies."""
     off = [one.position for one in case.found if bool(one.zero_gain.all())]
     # Behind a layer whose every γ is 0 nothing varies any more: that layer is the finding.
+    # A feature that is constant in the data is no channel that died: there is no layer before it.
+    first = next((module for module in case.model.modules() if module._parameters or module._buffers), None)
     dead = [
         one
         for one in case.found
-        if not bool(one.alive.all()) and not (off and off[0] < one.position and not bool(one.alive.any()))
+        if one.layer.module is not first
+        and not bool(one.alive.all())
+        and not (off and off[0] < one.position and not bool(one.alive.any()))
     ]
     if not dead:
         return []

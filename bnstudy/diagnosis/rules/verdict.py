@@ -6,7 +6,7 @@ import math
 
 from bnstudy.analysis.figures.units import amount, listed, metric_of, plural
 from bnstudy.diagnosis.conventions import best_hypothesis, recalibrated
-from bnstudy.diagnosis.result import Finding
+from bnstudy.diagnosis.result import TERMS, Finding
 from bnstudy.diagnosis.rules import composition, convention, other_layers, stored, structural
 from bnstudy.diagnosis.rules.case import FEWEST, Case
 from bnstudy.diagnosis.rules.differing import data_differ
@@ -23,8 +23,9 @@ def findings(case: Case) -> tuple[Finding, ...]:
     untouched = structural.untouched_statistics(case)
     measured = recalibrated(case.found)
     hypothesis = best_hypothesis(case.found, case.seen)
-    certain = [*convention.wrong_convention(case, hypothesis), *data_differ(case)]
-    taken = {name for finding in (*broken, *untouched, *certain) for name in finding.layers}
+    ported = convention.wrong_convention(case, hypothesis)
+    certain = [*ported, *data_differ(case)]
+    taken = {name for finding in (*broken, *untouched, *ported) for name in finding.layers}
     frozen = structural.frozen_by_design(case)
     shared = composition.shared_layer(case)
     design = {name for finding in (*frozen, *shared) for name in finding.layers}
@@ -43,8 +44,8 @@ def findings(case: Case) -> tuple[Finding, ...]:
     free = [finding for finding in (*shared, *frozen, *alike) if finding.effect is None]
     free += [*structural.no_statistics(case), *structural.dead_channels(case), *structural.zero_gain(case)]
     found = [*broken, *untouched, *certain, *weighed, *free]
-    if not found:
-        found = _unexplained(case)
+    if all(finding.effect is None for finding in found):
+        found = sorted([*_unexplained(case), *found], key=lambda finding: finding.kind == "not_separable")
     if not any(finding.kind == "other_layers" for finding in found):
         found += other_layers.by_themselves(case)
     return tuple(found or [_healthy(case)])
@@ -116,11 +117,11 @@ RECALIBRATE_LOWER = structural.RECALIBRATE[0].lower() + structural.RECALIBRATE[1
 
 
 def _terms(case: Case, metric: str) -> str:
-    path = ["own", "population_unbiased", "population_pooled", "batch"]
-    names = ["lag", "pooling", "noise"]
+    path = ["own", case.stored_unbiased, "population_unbiased", "population_pooled", "batch"]
     said = [
         f"{name} {case.effect(metric, first, second).text}"
-        for name, first, second in zip(names, path, path[1:], strict=True)
+        for name, first, second in zip(TERMS, path[:-1], path[1:], strict=True)
+        if first != second
     ]
     return f"The gap in {metric} is made of {listed(said)}."
 
