@@ -78,7 +78,7 @@ def metrics(diagnosis: Diagnosis) -> list[str]:
     """The metrics, the primary one first."""
     names = list(dict.fromkeys([*diagnosis.levels["metric"], *diagnosis.terms["metric"]]))
     asked = diagnosis.setting.get("metric")
-    return [asked, *(name for name in names if name != asked)] if asked in names else names
+    return [str(asked), *(name for name in names if name != asked)] if asked in names else names
 
 
 def primary(diagnosis: Diagnosis) -> str:

@@ -135,7 +135,7 @@ def moving(model: nn.Module, layers: Sequence[NormLayer]) -> list[NormLayer]:
     """
     with modes.training(model):
         found = [layer for layer in layers if not layer.fixed and layer.module.training]
-    return found or list(layers)
+    return found or [layer for layer in layers if not layer.fixed] or list(layers)
 
 
 def statistics_of(seen: Mapping[NormLayer, Inputs], active: Sequence[NormLayer]) -> dict[str, modes.Statistics]:
@@ -143,7 +143,7 @@ def statistics_of(seen: Mapping[NormLayer, Inputs], active: Sequence[NormLayer])
 
     k·v of DESIGN.md: a layer that divides a training batch by the unbiased variance gets its stored ones times c = m/(m-1).
     """
-    ran = {layer: inputs for layer, inputs in seen.items() if layer in active}
+    ran = {layer: inputs for layer, inputs in seen.items() if layer in active and not layer.fixed}
     result: dict[str, modes.Statistics] = {"own": {}}
     if any(layer.convention.own_statistic == "ema_biased" or _factor(layer, seen) != 1 for layer in ran):
         result["ema_unbiased"] = {

@@ -74,7 +74,9 @@ class ByLayer:
         """A line through all layers at one value."""
         base = alt.Chart(alt.InlineData(values=[{"value": value}]))
         rule = base.mark_rule(color=MUTED, strokeWidth=1.2, strokeDash=[4, 3] if dashed else [1, 0])
-        return rule.encode(x=alt.X("value:Q", scale=scale)) if self.named else rule.encode(y=alt.Y("value:Q", scale=scale))
+        where = {"x": alt.X("value:Q", scale=scale)} if self.named else {"y": alt.Y("value:Q", scale=scale)}
+        drawn: alt.Chart = rule.encode(**where)
+        return drawn
 
     @property
     def _extent(self) -> int:

@@ -116,7 +116,8 @@ def stored_figure(diagnosis: Diagnosis) -> Figure:
         made = [] if ratios.empty else [_ratio_panel(ratios, by)]
         if not stored.empty:
             made.append(_distance_panel(points, by, layout, first=layout != WIDE or ratios.empty))
-        return arranged(made, by.panels).resolve_legend(color="independent", shape="independent")
+        drawn: Chart = arranged(made, by.panels).resolve_legend(color="independent", shape="independent")
+        return drawn
 
     far = ratios.loc[ratios["ratio"].map(lambda value: abs(math.log(value))).idxmax()] if len(ratios) else None
     left = len(layers) - max(len(ratios), len(stored))
@@ -175,7 +176,7 @@ def _distance_panel(points: pd.DataFrame, by: ByLayer, layout: Layout, first: bo
     )
     base = alt.Chart(data(points))
     marks = [
-        base.transform_filter({"field": "what", "equal": what})
+        base.transform_filter(alt.FieldEqualPredicate(field="what", equal=what))
         .mark_point(filled=what == STORED, size=by.dot, opacity=1, strokeWidth=1.3)
         .encode(**by.at("value", "distance", scale, axis, first), color=colour, shape=shape)
         for what in reversed(domain)

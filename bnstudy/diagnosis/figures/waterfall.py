@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 import pandas as pd
@@ -148,7 +148,11 @@ def _panel(frame: pd.DataFrame, diagnosis: Diagnosis, metric: Metric, layout: La
         .encode(x=x("low"), x2="high:Q", y=y("row")),
         alt.Chart(data(levels)).mark_point(filled=True, color=INK, size=64, opacity=1).encode(x=x("start"), y=y("row")),
     ]  # fmt: skip
-    for part, weight in ((frame[frame["key"].isin(MODES)], "bold"), (frame[~frame["key"].isin(MODES)], "normal")):
+    weights: tuple[tuple[pd.DataFrame, Literal["bold", "normal"]], ...] = (
+        (frame[frame["key"].isin(MODES)], "bold"),
+        (frame[~frame["key"].isin(MODES)], "normal"),
+    )
+    for part, weight in weights:
         text = alt.Chart(data(part[["row", "text"]])).mark_text(align="left", baseline="middle", color=INK, fontSize=11,
                                                                 fontWeight=weight)  # fmt: skip
         layers.append(text.encode(x=alt.value(width + 10), y=y("row"), text="text:N"))
