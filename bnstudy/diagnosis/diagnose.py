@@ -28,7 +28,7 @@ from bnstudy.diagnosis.tables import layers_table, levels_table, terms_table
 from bnstudy.errors import UserError
 
 Progress = Callable[[str, int, int | None], None]
-"""Called after every forward pass: what is being done, passes so far, passes in all (None where not known)."""
+"""Called as work is done: what it is, passes so far, passes in all (None where not known)."""
 
 
 def diagnose(
@@ -72,7 +72,7 @@ def diagnose(
         swap_layers: patterns of layer names, as in a shell, to swap. Default: all.
         limit: batches to use at most. Default: all.
         seed: of dropout, shuffling loaders and redrawn averages.
-        progress: called after every forward pass.
+        progress: called after every batch of the first sweep and every forward pass of the rest.
 
     Returns:
         Findings, tables and what was asked.

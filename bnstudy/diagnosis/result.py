@@ -97,5 +97,5 @@ class Diagnosis:
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there is nothing to say; dropout that moves a metric is said, though it is no fault."""
         return self.findings[0].kind == "healthy"

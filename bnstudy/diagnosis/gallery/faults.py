@@ -94,8 +94,8 @@ FAULTS = (
         "frozen",
         ("frozen",),
         "BatchNorm was put in evaluation mode while the weights went on: training mode has become the stranger.",
-        "Layers in evaluation mode after a third of the steps, by hand or by a train() of the model's own that keeps "
-        "them so.",
+        "Trained on random crops; layers in evaluation mode after a third of the steps, by hand or by a train() "
+        "of the model's own that keeps them so.",
         (during.frozen_layers, during.frozen_by_train),
     ),
     Fault(

@@ -10,7 +10,7 @@ from torch import nn
 from bnstudy.batchnorm.convert import convert
 from bnstudy.diagnosis.gallery.case import Case, chance, recipe, some
 from bnstudy.diagnosis.gallery.networks import NormEval, SharedMLP, batchnorms, feeding, share_within_blocks
-from bnstudy.diagnosis.gallery.sampling import alternating, enlarged, frames, mild
+from bnstudy.diagnosis.gallery.sampling import alternating, enlarged, frames, mild, zoomed
 from bnstudy.diagnosis.gallery.subjects import cut, fit, network, samples, stream, trained
 
 INVERTED = 1.03
@@ -83,7 +83,7 @@ def domains_at_random(kind: str, seed: int) -> Case:
 
 def frozen_layers(kind: str, seed: int) -> Case:
     """BatchNorm put in evaluation mode after a third of the steps, the weights trained on."""
-    subject = recipe(kind, seed, learning_rate=0.15, epochs=8.0)
+    subject = recipe(kind, seed, learning_rate=0.08, epochs=8.0, sampler=zoomed)
     model = network(subject)
     fit(model, subject, _freezing(model))
     return Case(model, subject.given(), "layers in evaluation mode after a third of the steps")
@@ -91,7 +91,7 @@ def frozen_layers(kind: str, seed: int) -> Case:
 
 def frozen_by_train(kind: str, seed: int) -> Case:
     """The same by a `train()` of the model's own, which leaves BatchNorm in evaluation mode ever after."""
-    subject = recipe(kind, seed, learning_rate=0.15, epochs=8.0)
+    subject = recipe(kind, seed, learning_rate=0.08, epochs=8.0, sampler=zoomed)
     body = network(subject)
     fit(body, subject, _freezing(body))
     return Case(NormEval(body), subject.given(), "train() keeps the layers in evaluation mode after a third of the steps")
