@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -269,7 +270,11 @@ def test_twenty_kills_at_random_moments_lose_nothing(tmp_path: Path, bnstudy: Co
     reference, battered = tmp_path / "reference", tmp_path / "battered"
     for folder in (reference, battered):
         folder.mkdir()
-    assert start(reference, *study).wait(timeout=300) == 0
+    began = time.monotonic()
+    running = start(reference, *study)
+    assert wait_for_claim_of(reference, running)
+    beginning = time.monotonic() - began
+    assert running.wait(timeout=300) == 0
     lengths = [float(str(record["seconds"])) for record in records(reference).values()]
     assert len(lengths) == 48
     moments = random.Random(0)
@@ -278,12 +283,16 @@ def test_twenty_kills_at_random_moments_lose_nothing(tmp_path: Path, bnstudy: Co
     for _ in range(20):
         running = start(battered, *study)
         if moments.random() < 0.2:
-            time.sleep(moments.uniform(0, 4))  # before it trains, as likely as not
+            time.sleep(moments.uniform(0, beginning))  # before it trains
         elif wait_for_claim_of(battered, running):
-            time.sleep(moments.uniform(0, 1.5) * max(lengths))  # a worker's first job is the longest
-        struck += running.poll() is None
-        os.killpg(running.pid, signal.SIGKILL)
-        running.wait()
+            enough = len(finished) + moments.randrange(3)
+            while len(records(battered)) < enough and running.poll() is None:
+                time.sleep(0.005)
+            time.sleep(moments.uniform(0, 1.5) * statistics.median(lengths))
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+            struck += 1
+        assert running.wait() in (0, -signal.SIGKILL)
         now = records(battered)
         for job, record in finished.items():
             assert now[job] == record, "a job that was recorded is not trained again"

@@ -87,7 +87,8 @@ def overshoot(case: Case) -> list[Finding]:
     step = case.worst("population_unbiased", "population_pooled")
     if step is None or case.worst("own", "population_pooled") is None or case.worst("own", "batch") is None:
         return []
-    if any(uneven(one, len(case.found)) for one in case.found):  # then it is the kinds of batches that are pooled
+    # Then it is the kinds of batches that are pooled, or nothing varies behind a layer that is switched off.
+    if any(uneven(one, len(case.found)) or bool(one.zero_gain.all()) for one in case.found):
         return []
     steady = [one for one in case.found if one.inverse.value < 0.5 / one.inputs.m]
     if not steady:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +82,8 @@ class Namespace:
         count = 0
         while targets := [process for process in self.processes() if marked in process.environ]:
             for process in targets:
-                os.kill(process.pid, number)
+                with suppress(ProcessLookupError):  # it ended since it was listed
+                    os.kill(process.pid, number)
             count += len(targets)
             time.sleep(0.05)
         return count
