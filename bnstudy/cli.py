@@ -156,7 +156,7 @@ def diagnose(
         str | None, typer.Option(help="Batches to measure a remedy's gain on; default: half of those of --data.")
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="accuracy, loss, mse, output_rms or a function of (outputs, targets).")
+        str | None, typer.Option(help="accuracy, loss, bce, mse, output_rms or a function of (outputs, targets).")
     ] = None,
     higher_is_better: Annotated[
         bool | None, typer.Option("--higher-is-better/--lower-is-better", help="Of a function given as metric.")

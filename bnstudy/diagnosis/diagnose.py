@@ -62,9 +62,9 @@ def diagnose(
         model: any module with BatchNorm layers, its weights loaded; on any device.
         batches: inputs (a tensor; several as a mapping by name), or pairs (inputs, targets), prepared as in training and
             of the training batch size: a list, a DataLoader, or a function that returns an iterator; twenty or more do.
-        metric: "accuracy", "loss", "mse", "output_rms", a function of (outputs, targets) that returns a number or one a
-            sample, or several by name. Default: accuracy and loss where targets are classes, mse where they are values
-            shaped like the outputs, else output_rms.
+        metric: "accuracy", "loss", "bce", "mse", "output_rms", a function of (outputs, targets) that returns a number or
+            one a sample, or several by name. Default: accuracy and loss where targets are classes, mse where they are values
+            shaped like the outputs, else output_rms: see `bnstudy.diagnosis.scoring.default_metrics`.
         evaluation_batches: a second set on which evaluation mode disappoints. Default: none.
         higher_is_better: of a function given as metric; of several, for all or by name. Default: None, unknown: any large
             difference counts as harm.

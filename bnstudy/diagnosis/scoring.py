@@ -19,25 +19,40 @@ Metric = Callable[[Tensor, Any], Any]
 """(outputs, targets) of a batch to its mean: a number, or a tensor with one number a sample."""
 Array = NDArray[np.float64]
 
-HIGHER, LOWER = ("accuracy", "r2"), ("loss", "mse")
+HIGHER, LOWER = ("accuracy", "r2"), ("loss", "bce", "mse")
 IGNORED = -100
 """The class of what is not labelled, as in torch's cross-entropy."""
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Share of right classes, 0 to 1; classes are dimension 1 of the outputs, targets of -100 do not count."""
+    """Share of right classes, 0 to 1; classes are dimension 1 of the outputs, targets of -100 do not count.
+
+    A single logit a sample says class 1 where it is positive.
+    """
+    if _single_logit(outputs):
+        return ((outputs > 0) == (_shaped(targets, outputs.shape) > 0.5)).double()
     predicted = outputs.argmax(1)
     classes = _shaped(targets, predicted.shape)
     return (predicted == classes)[classes != IGNORED].double()
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy in nats; targets are classes, of which -100 does not count, or probabilities."""
+    """Cross-entropy in nats; targets are classes, of which -100 does not count, or probabilities.
+
+    A single logit a sample is that of class 1: see `binary_cross_entropy`.
+    """
+    if _single_logit(outputs):
+        return binary_cross_entropy(outputs, targets)
     if isinstance(targets, Tensor) and targets.is_floating_point():
         return F.cross_entropy(outputs.double(), _shaped(targets, outputs.shape).double())
     return F.cross_entropy(
         outputs.double(), _shaped(targets, outputs.shape[:1] + outputs.shape[2:]).long(), ignore_index=IGNORED
     )
+
+
+def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy of every logit, in nats: labels that do not exclude each other."""
+    return F.binary_cross_entropy_with_logits(outputs.double(), _shaped(targets, outputs.shape).double())
 
 
 def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -50,18 +65,42 @@ def output_rms(outputs: Tensor, targets: object) -> Tensor:
     return outputs.double().square().mean().sqrt()
 
 
-NAMED: dict[str, Metric] = {"accuracy": accuracy, "loss": cross_entropy, "mse": mean_squared_error, "output_rms": output_rms}
+NAMED: dict[str, Metric] = {
+    "accuracy": accuracy,
+    "loss": cross_entropy,
+    "bce": binary_cross_entropy,
+    "mse": mean_squared_error,
+    "output_rms": output_rms,
+}
 
 
 def default_metrics(outputs: Tensor, targets: object) -> dict[str, Metric]:
-    """What is measured if nobody says: accuracy and loss of classes, squared error of values, else the outputs' scale."""
-    if isinstance(targets, Tensor):
-        integer = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
-        if integer and outputs.dim() > 1 and outputs.size(1) > 1 and _fits(targets, outputs.shape[:1] + outputs.shape[2:]):
-            return {"accuracy": accuracy, "loss": cross_entropy}
-        if targets.is_floating_point() and _fits(targets, outputs.shape):
-            return {"mse": mean_squared_error}
-    return {"output_rms": output_rms}
+    """What is measured if nobody says.
+
+    Accuracy and loss of classes (also of one logit against 0 and 1), loss against probabilities, binary cross-entropy of
+    logits against several labels, squared error of values, else the outputs' scale. Outputs that are probabilities already
+    (all from 0 to 1) are compared with 0 and 1 by squared error, Brier's score.
+    """
+    if not isinstance(targets, Tensor) or targets.is_complex():
+        return {"output_rms": output_rms}
+    labels = targets.is_floating_point() or _single_logit(outputs)
+    if not labels and targets.dtype != torch.bool and _fits(targets, outputs.shape[:1] + outputs.shape[2:]):
+        return {"accuracy": accuracy, "loss": cross_entropy}
+    if not _fits(targets, outputs.shape):
+        return {"output_rms": output_rms}
+    logits = not bool(((outputs >= 0) & (outputs <= 1)).all())
+    values = targets.double()
+    if logits and not _single_logit(outputs) and bool((values >= 0).all()):
+        sums = _shaped(values, outputs.shape).sum(1)
+        if torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
+            return {"loss": cross_entropy}
+    if logits and bool(((values == 0) | (values == 1)).all()):
+        return {"accuracy": accuracy, "loss": cross_entropy} if _single_logit(outputs) else {"bce": binary_cross_entropy}
+    return {"mse": mean_squared_error}
+
+
+def _single_logit(outputs: Tensor) -> bool:
+    return outputs.dim() < 2 or outputs.size(1) == 1
 
 
 def _fits(targets: Tensor, shape: Sequence[int]) -> bool:

@@ -301,7 +301,7 @@ MISTAKES = {
     ),
     "an unknown metric": (
         ["--metric", "f1"],
-        "--metric: 'f1' is unknown; use accuracy, loss, mse, output_rms, or pkg.module",
+        "--metric: 'f1' is unknown; use accuracy, loss, bce, mse, output_rms, or pkg.module",
     ),
     "missing weights": (["--weights", "nothing.pt"], "--weights: nothing.pt is no file"),
     "an unknown suffix": (["--weights", "mine.py"], "--weights: 'mine.py' has no known suffix"),

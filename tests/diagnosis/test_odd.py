@@ -488,9 +488,15 @@ def test_segmentation_is_scored_by_pixel_without_those_that_have_no_label() -> N
     assert levels["loss", "own"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
-def test_several_labels_a_sample_are_values_unless_a_metric_says_otherwise() -> None:
+def test_targets_may_be_probabilities_or_several_labels() -> None:
     data = [(x, F.one_hot(y, 3).float()) for x, y in FLAT]
-    assert diagnose(warm(mlp()), data).setting["metric"] == "mse"
+    by_class, by_probability = (diagnose(warm(mlp()), each, swap_batches=0).levels for each in (FLAT, data))
+    losses = by_class[by_class.metric == "loss"].value.to_numpy()
+    np.testing.assert_allclose(by_probability[by_probability.metric == "loss"].value, losses, rtol=1e-12)
+    several = [(x, (y + 1).clamp(max=2)) for x, y in data]
+    assert diagnose(warm(mlp()), several, swap_batches=0).setting["metric"] == "mse"
+    several = [(x, (y + y.roll(1, 1)).clamp(max=1)) for x, y in data]
+    assert diagnose(warm(mlp()), several, swap_batches=0).setting["metric"] == "bce"
     found = diagnose(warm(mlp()), data, F.binary_cross_entropy_with_logits, higher_is_better=False)
     assert found.setting["metric"] == "binary_cross_entropy_with_logits"
 

@@ -67,6 +67,33 @@ def test_metrics_follow_the_targets() -> None:
     assert list(default_metrics(outputs, torch.randn(8, 7))) == ["output_rms"]
     maps = torch.randn(2, 4, 5, 5)
     assert list(default_metrics(maps, torch.zeros(2, 5, 5, dtype=torch.long))) == ["accuracy", "loss"]
+    assert list(default_metrics(maps, torch.softmax(maps, 1))) == ["loss"]
+
+
+@pytest.mark.parametrize("shape", [(8,), (8, 1), (2, 1, 5, 5)])
+@pytest.mark.parametrize("kind", [torch.float32, torch.int64, torch.bool])
+def test_a_single_logit_against_zeros_and_ones_is_a_class(shape: tuple[int, ...], kind: torch.dtype) -> None:
+    outputs = 3 * torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    targets = (torch.rand(shape, generator=torch.Generator().manual_seed(2)) < 0.5).to(kind)
+    metrics = default_metrics(outputs, targets)
+    z, y = outputs.double().numpy(), targets.numpy().astype(float)
+    likelihood = 1 / (1 + np.exp(-z * (2 * y - 1)))  # σ(z) of class 1, σ(-z) of class 0
+    assert {name: score(name, metric, outputs, targets.squeeze()) for name, metric in metrics.items()} == {
+        "accuracy": pytest.approx(np.mean((z > 0) == (y == 1))),
+        "loss": pytest.approx(-np.mean(np.log(likelihood))),
+    }
+
+
+def test_probabilities_and_several_labels() -> None:
+    labels = (torch.rand((8, 3), generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    assert labels.sum(1).unique().numel() > 1
+    logits = torch.randn((8, 3), generator=torch.Generator().manual_seed(1))
+    (metric,) = default_metrics(logits, labels).items()
+    likelihood = 1 / (1 + np.exp(-logits.double().numpy() * (2 * labels.numpy() - 1)))
+    assert metric[0] == "bce"
+    assert score(*metric, logits, labels) == pytest.approx(-np.mean(np.log(likelihood)))
+    assert list(default_metrics(logits.sigmoid(), labels)) == ["mse"]
+    assert list(default_metrics(logits.sigmoid()[:, :1], labels[:, :1])) == ["mse"]
 
 
 def test_named_metrics_equal_their_definitions() -> None:

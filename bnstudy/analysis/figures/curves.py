@@ -7,7 +7,7 @@ import pandas as pd
 
 from bnstudy.analysis.figures.arms import arm_colour
 from bnstudy.analysis.figures.figure import Chart, Figure, Layout, Panel, absent, arranged, data, title_lines
-from bnstudy.analysis.figures.panels import across, labels, panels_of, position
+from bnstudy.analysis.figures.panels import across, labels, panels_of, position, seeds_phrase
 from bnstudy.analysis.figures.subject import Subject, Tables
 from bnstudy.analysis.figures.theme import arm_label, ordered_arms
 from bnstudy.analysis.figures.units import amount, plural
@@ -63,13 +63,12 @@ def curves_figure(tables: Tables, subject: Subject) -> Figure:
         ]
         return arranged(panels, columns)
 
-    seeds = frame["seeds"]
     last = frame[frame["epoch"] == epochs]
     spread = [amount(float(end) / shown.factor, shown, unit=False) for end in (last["mean"].min(), last["mean"].max())]
     caption = (
         f"{subject.split} {shown.label}{f' ({shown.level_unit})' if shown.level_unit else ''} at the end of each epoch with "
         f"frozen weights: solid under the statistic that the convention stored, dashed under the batch's, as in training. "
-        f"Mean over {plural(int(seeds.max()), 'seed')}; bands are 95 % t intervals of the solid lines. Conventions that "
+        f"Mean over {seeds_phrase(frame['seeds'])}; bands are 95 % t intervals of the solid lines. Conventions that "
         f"normalise alike share their dashed line."
         f"{' A baseline has one line.' if any(arm not in ARMS for arm in arms) else ''} "
         f"Shown: {what} {', '.join(f'{size:g}' for size in sizes)}"
@@ -78,7 +77,8 @@ def curves_figure(tables: Tables, subject: Subject) -> Figure:
     described = (
         f"Line charts over {plural(epochs, 'epoch')}; after the last one, {shown.label} lies between {' and '.join(spread)}"
     )
-    return Figure(name, title, "metrics", draw, caption.capitalize()[:1] + caption[1:], f"{described} {shown.level_unit}.")
+    described = f"{described} {shown.level_unit}".rstrip() + "."
+    return Figure(name, title, "metrics", draw, caption.capitalize()[:1] + caption[1:], described)
 
 
 def _three(values: list[float]) -> list[float]:

@@ -40,6 +40,7 @@ _METRICS = {
     for metric in (
         Metric("accuracy", "accuracy", 100, "pp", "%"),
         Metric("loss", "loss", 1, "nats", "nats"),
+        Metric("bce", "binary cross-entropy", 1, "nats", "nats"),
         Metric("ece", "calibration error", 100, "pp", "%"),
         Metric("r2", "R²"),
         Metric("mse", "mean squared error"),

@@ -1,4 +1,4 @@
-"""Networks trained on real digits as networks are trained: fresh batches every epoch, a schedule that anneals to zero."""
+"""Networks trained on real digits as networks are trained: fresh batches every epoch, a learning rate annealed or not."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class Recipe:
     Args:
         kind: "mlp" or "resnet".
         seed: of initial weights, data order, augmentation and dropout, each with a stream of its own.
-        epochs: passes over the 1,437 digits; the learning rate falls to zero over them along a cosine.
+        epochs: passes over the 1,437 digits.
+        annealed: whether the learning rate falls to zero over them along a cosine; else it stays.
         width: of the MLP's layers, or of the ResNet's first stage.
         depth: hidden layers of the MLP.
         stride: of the ResNet's first convolution.
@@ -45,6 +46,7 @@ class Recipe:
     kind: str
     seed: int
     epochs: float = 5.0
+    annealed: bool = True
     width: int = 16
     depth: int = 3
     stride: int = 1
@@ -139,7 +141,8 @@ def fit(model: nn.Module, recipe: Recipe, before_step: Callable[[int, int], None
                 batches = recipe.epoch(order)
             if before_step is not None:
                 before_step(step, steps)
-            optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
+            if recipe.annealed:
+                optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
             inputs, targets = batches[step % len(batches)]
             loss = F.cross_entropy(model(inputs), targets)
             optimizer.zero_grad()

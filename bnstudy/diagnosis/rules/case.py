@@ -19,7 +19,7 @@ CERTAIN = 0.001
 """Error rate of a finding: the chance that luck alone makes it, over all layers that it looks at."""
 LIKELY = 0.05
 """Error rate of a harm whose cause is established by itself, at `CERTAIN`: only its size is then in question."""
-SMALLEST = {"accuracy": 0.001, "loss": 0.005}
+SMALLEST = {"accuracy": 0.001, "loss": 0.005, "bce": 0.005}
 """The smallest effects of interest: 0.1 pp of accuracy, 0.005 nats; of other metrics a hundredth of the level."""
 FEWEST = 8
 """Batches below which standard errors are too rough for a verdict of health."""

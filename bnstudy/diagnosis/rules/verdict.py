@@ -44,7 +44,7 @@ def findings(case: Case) -> tuple[Finding, ...]:
     free = [finding for finding in (*shared, *frozen, *alike) if finding.effect is None]
     free += [*structural.no_statistics(case), *structural.dead_channels(case), *structural.zero_gain(case)]
     found = [*broken, *untouched, *certain, *weighed, *free]
-    if all(finding.effect is None for finding in found):
+    if all(finding.effect is None for finding in found) and any(one.layer.stored is not None for one in case.found):
         found = sorted([*_unexplained(case), *found], key=lambda finding: finding.kind == "not_separable")
     if not any(finding.kind == "other_layers" for finding in found):
         found += other_layers.by_themselves(case)
