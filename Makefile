@@ -12,7 +12,7 @@ test: .venv/ready
 
 # What is not installed (Slurm, Ray, a browser, frameworks, Lightning) is skipped with its reason; `make extras` brings packages.
 test-slow: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -m slow --durations=15
 
 extras: .venv/ready
 	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c requirements.lock -e '.[dev,audit,bench,ray,slurm]'

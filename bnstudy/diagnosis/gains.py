@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bnstudy.diagnosis import modes
 from bnstudy.diagnosis.batches import Batch, Source, answer
 from bnstudy.diagnosis.measure import Step
-from bnstudy.diagnosis.rules.case import CERTAIN
+from bnstudy.diagnosis.rules.case import CERTAIN, smallest_effect
 from bnstudy.diagnosis.scoring import Means, Metric, score
 from bnstudy.errors import UserError
 
@@ -116,10 +116,13 @@ def gains_table(means: Mapping[str, Means], directions: Mapping[str, str | None]
     return table.assign(direction=pd.Series([row[1] for row in rows], dtype=object))  # so that None stays None
 
 
-def harmful(values: Means, direction: str | None) -> bool:
-    """Whether a metric gets worse, luck excluded by a paired t-test over batches at the rate `CERTAIN`, or turns into NaN.
+def harmful(metric: str, values: Means, direction: str | None) -> bool:
+    """Whether a metric gets worse by more than the smallest effect of interest, and not by luck; or turns into NaN.
+
+    Luck is excluded by a paired t-test over batches at the rate `CERTAIN`.
 
     Args:
+        metric: its name.
         values: the means of "before" and "after".
         direction: which side is better; where it is None, only NaN is worse.
     """
@@ -128,7 +131,8 @@ def harmful(values: Means, direction: str | None) -> bool:
         return not math.isnan(before)
     worse = values.contrast(after=1.0, before=-1.0)
     size = -worse.value if direction == "higher" else worse.value
-    if direction is None or not size > 0 or not math.isfinite(worse.error):
+    least = smallest_effect(metric, max(abs(before), abs(after)))
+    if direction is None or not size > least or not math.isfinite(worse.error):
         return False
     if worse.error == 0:
         return True

@@ -39,7 +39,8 @@ class Remedied:
             standard error, paired over batches; NaN from one batch).
         choices: what was done, by layer.
         convention: the one that the statistics were translated from; None without a translation.
-        harmful: metrics that get worse, luck excluded at an error rate of 0.001.
+        harmful: metrics that get worse by more than the smallest effect of interest (0.1 pp of accuracy, 0.005 nats, a
+            hundredth of another metric), luck excluded at an error rate of 0.001.
         calibrating, measuring: batches that the statistics and the gains rest on.
         notes: what the user should know, a line each.
     """
@@ -176,7 +177,7 @@ def remedy(
         gains=gains_table(means, directions),
         choices=choices,
         convention=named.name if named is not None and "translate" in choices.values() else None,
-        harmful=tuple(name for name, values in means.items() if harmful(values, directions[name])),
+        harmful=tuple(name for name, values in means.items() if harmful(name, values, directions[name])),
         calibrating=used,
         measuring=measured,
         notes=tuple(notes),

@@ -148,6 +148,15 @@ def test_the_normalisation_batch_goes_along_the_axis_where_it_varies() -> None:
     assert (axis.column, axis.values, axis.kind) == ("norm_batch_size", (2.0, 32.0, 128.0), "log2")
 
 
+def test_what_has_most_values_goes_along_the_axis() -> None:
+    tables, provenance = study(sizes=(4, 32), varying={"momentum": (0.3, 0.03, 0.003)}, layers=1)
+    axis = across(tables["summary"], ("momentum",))
+    assert (axis.column, axis.values, axis.kind) == ("momentum", (0.003, 0.03, 0.3), "log10")
+    shown = texts(gap_figure(tables, subject_of(tables, provenance), "accuracy").svg())
+    assert "mlp on digits, batch size 4" in shown
+    assert "mlp on digits, batch size 32" in shown
+
+
 def test_what_else_varies_makes_panels_of_its_own() -> None:
     tables, provenance = study(sizes=(2, 8), varying={"momentum": (0.3, 0.003)}, layers=1)
     shown = texts(gap_figure(tables, subject_of(tables, provenance), "accuracy").svg())

@@ -240,13 +240,23 @@ def test_a_shuffling_loader_deals_the_same_halves_in_every_pass_and_a_changing_o
 @pytest.mark.parametrize("shift", [0.0, 0.02, 0.2])
 def test_harm_is_what_a_paired_t_test_says(direction: str | None, shift: float) -> None:
     random = np.random.default_rng(0)
-    before = random.normal(size=20)
+    before = 1 + 0.1 * random.normal(size=20)
     after = before + random.normal(scale=0.1, size=20) + (shift if direction == "lower" else -shift)
     means = Means(["before", "after"])
     for pair in zip(before, after, strict=True):
         means.add(pair, 8)
     p = stats.ttest_rel(before, after).pvalue
-    assert harmful(means, direction) == (direction is not None and shift > 0 and p < 0.001)
+    assert harmful("loss", means, direction) == (direction is not None and shift > 0 and p < 0.001)
+
+
+@pytest.mark.parametrize(("metric", "least"), [("loss", 0.005), ("accuracy", 0.001), ("mse", 0.01 * 2.0)])
+@pytest.mark.parametrize("factor", [0.9, 1.1])
+def test_harm_too_small_to_matter_is_none(metric: str, least: float, factor: float) -> None:
+    means, random = Means(["before", "after"]), np.random.default_rng(0)
+    worse = -least if metric == "accuracy" else least
+    for before in 2 - least + 1e-6 * random.normal(size=20):
+        means.add((before, before + factor * worse), 8)
+    assert harmful(metric, means, "higher" if metric == "accuracy" else "lower") == (factor > 1)
 
 
 def test_statistics_that_make_a_metric_nan_are_harmful_and_those_that_mend_it_are_not() -> None:
@@ -254,7 +264,7 @@ def test_statistics_that_make_a_metric_nan_are_harmful_and_those_that_mend_it_ar
         means = Means(["before", "after"])
         for _ in range(3):
             means.add(pair, 8)
-        assert harmful(means, "lower") == expected
+        assert harmful("loss", means, "lower") == expected
 
 
 def test_a_metric_without_a_direction_is_reported_as_a_change(paper: nn.Module) -> None:

@@ -61,10 +61,12 @@ class Across:
 
 
 def across(frame: pd.DataFrame, varying: Sequence[str]) -> Across:
-    """The normalisation batch where it varies, else the batch size, else the first number that varies."""
+    """The normalisation batch where it varies, else the number with most values; the batch size among equals."""
     numeric = [column for column in varying if column in frame and _is_number(frame[column])]
-    candidates = [*(["norm_batch_size"] if "norm_batch_size" in numeric else []), "batch_size", *numeric]
-    column = next((name for name in candidates if name in frame and frame[name].nunique() > 1), "batch_size")
+    values = {name: frame[name].nunique() for name in ("batch_size", *numeric) if name in frame}
+    column = max(values, key=lambda name: values[name], default="batch_size")
+    if values.get("norm_batch_size", 1) > 1:
+        column = "norm_batch_size"
     return Across(column, tuple(float(value) for value in np.sort(position(frame, column).unique())))
 
 

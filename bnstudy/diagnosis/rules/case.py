@@ -19,10 +19,19 @@ CERTAIN = 0.001
 """Error rate of a finding: the chance that luck alone makes it, over all layers that it looks at."""
 LIKELY = 0.05
 """Error rate of a harm whose cause is established by itself, at `CERTAIN`: only its size is then in question."""
-SMALLEST = {"accuracy": 0.001, "loss": 0.005, "bce": 0.005}
-"""The smallest effects of interest: 0.1 pp of accuracy, 0.005 nats; of other metrics a hundredth of the level."""
+_SMALLEST = {"accuracy": 0.001, "loss": 0.005, "bce": 0.005}
 FEWEST = 8
 """Batches below which standard errors are too rough for a verdict of health."""
+
+
+def smallest_effect(metric: str, level: float) -> float:
+    """The smallest effect of interest: 0.1 pp of accuracy, 0.005 nats of a loss; of other metrics a hundredth of the level.
+
+    Args:
+        metric: its name.
+        level: its size, the larger of two that are compared.
+    """
+    return _SMALLEST.get(metric, 0.01 * level)
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,7 @@ class Case:
             harm = far - near
         else:
             harm = measured.value * (-1 if direction == "higher" else 1)
-        floor = max(2 * own_error, SMALLEST.get(metric, 0.01 * scale))
+        floor = max(2 * own_error, smallest_effect(metric, scale))
         broken = math.isnan(measured.value)
         return Effect(
             metric,
