@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from bnstudy.diagnosis.diagnose import diagnose
@@ -18,6 +20,7 @@ from bnstudy.diagnosis.gallery.figures import shares
 from bnstudy.diagnosis.gallery.networks import KINDS_OF_MODEL, batchnorms, feeding
 from bnstudy.diagnosis.gallery.page import markdown, write
 from bnstudy.diagnosis.gallery.run import Gallery, diagnosed, run_gallery
+from bnstudy.diagnosis.gallery.sampling import mild
 from bnstudy.diagnosis.gallery.subjects import digits, samples, trained
 from bnstudy.diagnosis.result import KINDS
 from bnstudy.errors import UserError
@@ -180,6 +183,42 @@ def test_every_variant_in_torchvisions_resnet_shows_the_planted_fault_first(plan
 def test_nothing_is_found_in_ten_healthy_models(kind: str) -> None:
     rows = run_gallery(10, [kind], ["healthy"]).draws
     assert list(rows.found) == ["healthy"] * 10, wrong(rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "seed", "changes"),
+    [
+        ("mlp", 0, {"learning_rate": 0.1, "epochs": 8.0, "weight_decay": 0.01}),
+        ("mlp", 1, {"learning_rate": 0.03, "epochs": 20.0}),
+        ("mlp", 2, {"learning_rate": 0.01, "epochs": 20.0, "batch_size": 16, "sampler": mild}),
+        ("mlp", 3, {"learning_rate": 0.03, "epochs": 8.0, "momentum": 0.2, "batch_size": 16}),
+        ("mlp", 4, {"optimizer": "adamw", "learning_rate": 1e-3, "epochs": 8.0}),
+        ("mlp", 5, {"optimizer": "adamw", "learning_rate": 3e-3, "epochs": 20.0, "momentum": None}),
+        ("mlp", 6, {"learning_rate": 0.01, "epochs": 20.0, "momentum": None, "batch_size": 16}),
+        ("resnet", 0, {"optimizer": "adamw", "learning_rate": 1e-3, "epochs": 6.0, "batch_size": 16}),
+        ("resnet", 1, {"learning_rate": 0.01, "epochs": 6.0, "batch_size": 16}),
+    ],
+)
+def test_nothing_is_found_where_the_learning_rate_stays_and_evaluation_is_no_worse(
+    kind: str, seed: int, changes: dict[str, Any]
+) -> None:
+    subject = recipe(kind, seed, annealed=False, **changes)
+    model, given = trained(subject), subject.given()
+    losses = []
+    for mode in (False, True):
+        network = copy.deepcopy(model).train(mode)
+        losses.append([float(F.cross_entropy(network(x).double(), y)) for x, y in given])
+    worse = np.subtract(*losses)
+    assert worse.mean() < 0.005 + 2 * worse.std() / math.sqrt(len(worse)), "then something would be wrong"
+    assert [finding.kind for finding in diagnose(model, given).findings] == ["healthy"]
+
+
+def test_a_mean_over_all_updates_is_slow_where_the_weights_move_fast() -> None:
+    subject = recipe("mlp", 0, annealed=False, optimizer="adamw", learning_rate=3e-3, epochs=3.0, momentum=None)
+    (found,) = diagnose(trained(subject), subject.given()).findings
+    assert found.kind == "slow_average"
+    assert "momentum None (cumulative)" in found.evidence[0]
 
 
 def test_the_digits_are_scikit_learns() -> None:

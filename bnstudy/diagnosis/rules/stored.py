@@ -60,7 +60,11 @@ def off_the_mark(case: Case, taken: set[str]) -> list[Finding]:
     if len(rest) > 1 and far == rest[:1] and _only_first(rest):
         return [_preprocessing(case, far[0], rest, effect)]
     # A network whose weights still moved in its last updates lags a little: no fault while evaluation is the better mode.
-    return [_stale(case, far, effect)] if case.worst("own", "batch", rate=LIKELY) is not None else []
+    if case.worst("own", "batch", rate=LIKELY) is None:
+        return []
+    # A mean over all updates gives the first as much weight as the last: it needs no other reason to be behind.
+    mean = all(one.layer.momentum is None for one in far)
+    return [_slow_average(case, far, effect) if mean else _stale(case, far, effect)]
 
 
 def _only_first(rest: list[Evidence]) -> bool:

@@ -8,7 +8,7 @@ from bnstudy.analysis.figures.units import amount, listed, metric_of, plural
 from bnstudy.diagnosis.conventions import best_hypothesis, recalibrated
 from bnstudy.diagnosis.result import TERMS, Finding
 from bnstudy.diagnosis.rules import composition, convention, other_layers, stored, structural
-from bnstudy.diagnosis.rules.case import FEWEST, Case
+from bnstudy.diagnosis.rules.case import FEWEST, LIKELY, Case
 from bnstudy.diagnosis.rules.differing import data_differ
 
 
@@ -92,7 +92,10 @@ def _unexplained(case: Case) -> list[Finding]:
         for metric in known
         for first, second in (("own", "population_pooled"), ("own", "batch"))
     ]
-    doubtful = [one for one in doubtful if one.harm > 0 and one.material and not one.significant]
+    better = {metric for metric in known if (gap := case.effect(metric, "own", "batch")).harm < 0 and gap.p < LIKELY}
+    doubtful = [
+        one for one in doubtful if one.harm > 0 and one.material and not one.significant and one.metric not in better
+    ]
     if not doubtful:
         return []
     one = max(doubtful, key=lambda each: each.weight)
