@@ -49,6 +49,11 @@ def test_nothing_is_found_in_a_healthy_mlp(draw: int) -> None:
     assert row["found"] == "healthy"
 
 
+def test_layers_without_statistics_are_the_whole_story() -> None:
+    row = diagnosed(fault("no_statistics"), "mlp", 0).row
+    assert row["found"] == "no_statistics"  # nothing is stored, so there is nothing that more batches could settle
+
+
 def test_every_kind_of_finding_that_names_a_cause_has_its_planted_fault() -> None:
     no_cause = {"unexplained", "not_separable"}
     assert {kind for each in (HEALTHY, *FAULTS) for kind in each.expected} == set(KINDS) - no_cause
