@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.sweeps.cluster.namespace import wait_until
-from tests.sweeps.cluster.ray_nodes import ray, ray_space
+from tests.sweeps.cluster.namespace import Process, wait_until
+from tests.sweeps.cluster.ray_nodes import RAY, Ray, ray, ray_space
 from tests.sweeps.cluster.slurm_nodes import Slurm, slurm
 from tests.sweeps.cluster.studies import Cluster, Study, write_images
 
@@ -157,24 +157,53 @@ def test_a_cluster_that_is_not_there_is_the_users_mistake(study: Study) -> None:
 
 
 @pytest.mark.xdist_group("ray")
-def test_without_an_address_it_starts_a_ray_of_its_own_behind_a_token_and_ends_it(tmp_path: Path) -> None:
+def test_without_an_address_it_starts_a_ray_of_its_own_and_ends_it(tmp_path: Path) -> None:
     with ray_space() as alone:
-        variables = {"RAY_TMPDIR": alone.variables["RAY_TMPDIR"]}
-        study = Study(alone.namespace, tmp_path, ("engine=ray", "engine.workers=2"), variables)
+        study = own_ray(alone, tmp_path)
         running = study.start("batch_size=16,32", "epochs=1")
-        wait_until(lambda: bool(study.claims()), 120, "a job")
-        started = {
-            process.pid: process for process in alone.namespace.processes() if "RAY_AUTH_MODE=token" in process.environ
-        }
-        assert started
-        open_to_all = [
-            process for process in started.values() if not any("RAY_AUTH_TOKEN=" in text for text in process.environ)
-        ]
-        assert not open_to_all, open_to_all
+        wait_until(lambda: bool(servers(alone)), 120, "a Ray")
         _, errors = running.communicate(timeout=120)
         assert running.returncode == 0, errors
         assert {record["status"] for record in study.records().values()} == {"done"}
-        assert not started.keys() & {process.pid for process in alone.namespace.processes()}
+        wait_until(lambda: not servers(alone), 30, "the end of Ray")
+
+
+@pytest.mark.xdist_group("ray")
+def test_a_ray_of_its_own_keeps_out_whoever_has_no_token_and_ends_with_ctrl_c(tmp_path: Path) -> None:
+    """Ray's own command asks for its status: with the study's token, with another one, and with none."""
+    with ray_space() as alone:
+        running = own_ray(alone, tmp_path).start("batch_size=2,4", "epochs=4000")
+        wait_until(lambda: "raylet" in servers(alone) and "gcs_server" in servers(alone), 120, "a Ray")
+        (address,) = (
+            argument.removeprefix("--gcs-address=")
+            for argument in servers(alone)["raylet"].command
+            if argument.startswith("--gcs-address=")
+        )
+        variables = dict(text.split("=", 1) for text in servers(alone)["gcs_server"].environ if "=" in text)
+        known = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": variables["RAY_AUTH_TOKEN"]}
+        answers = []
+        for visitor in (known, known | {"RAY_AUTH_TOKEN": "0" * 64}, {"RAY_AUTH_MODE": "disabled"}):
+            asking = alone.namespace.start(RAY, "status", f"--address={address}", folder=tmp_path, variables=visitor)
+            _, errors = asking.communicate(timeout=60)
+            answers.append((asking.returncode, "AuthenticationError" in errors))
+        assert answers == [(0, False), (1, True), (1, True)]
+        assert running.poll() is None, "the study runs all the while"
+        os.kill(alone.namespace.entered(running), signal.SIGINT)
+        _, errors = running.communicate(timeout=60)
+        assert running.returncode == 130, errors
+        wait_until(lambda: not servers(alone), 30, "the end of Ray")
+
+
+def own_ray(alone: Ray, folder: Path) -> Study:
+    """A study that starts a Ray of its own, where no other one runs."""
+    variables = {"RAY_TMPDIR": alone.variables["RAY_TMPDIR"]}
+    return Study(alone.namespace, folder, ("engine=ray", "engine.workers=2"), variables)
+
+
+def servers(alone: Ray) -> dict[str, Process]:
+    """Ray's two servers by name, if they run: neither takes a new name."""
+    found = {Path(process.command[0]).name: process for process in alone.namespace.processes()}
+    return {name: found[name] for name in ("gcs_server", "raylet") if name in found}
 
 
 @on_both

@@ -24,11 +24,14 @@ class Process:
     Args:
         pid: its number on this machine.
         inner: its number inside.
-        environ: its variables, as it was started with them.
+        command: what it was started as, or what it calls itself now.
+        environ: its variables, as it was started with them; a process that takes a new name may write over the first of
+            them, as Ray's agents do.
     """
 
     pid: int
     inner: int
+    command: tuple[str, ...]
     environ: frozenset[str]
 
 
@@ -70,11 +73,14 @@ class Namespace:
                 if not entry.name.isdecimal() or os.readlink(entry / "ns" / "pid") != space:
                     continue
                 status = dict(line.split(":\t", 1) for line in (entry / "status").read_text().splitlines() if ":\t" in line)
-                variables = (entry / "environ").read_bytes().decode(errors="replace").split("\0")
+                command, variables = (
+                    (entry / name).read_bytes().decode(errors="replace").split("\0") for name in ("cmdline", "environ")
+                )
             except (FileNotFoundError, ProcessLookupError, PermissionError):
                 continue
             if status["State"][0] not in "ZX":
-                found.append(Process(int(entry.name), int(status["NSpid"].split()[-1]), frozenset(variables)))
+                inner = int(status["NSpid"].split()[-1])
+                found.append(Process(int(entry.name), inner, tuple(command), frozenset(variables)))
         return found
 
     def kill(self, marked: str, number: int = signal.SIGKILL) -> int:

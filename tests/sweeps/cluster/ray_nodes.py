@@ -15,7 +15,7 @@ import pytest
 from tests.sweeps.cluster.namespace import namespace
 from tests.sweeps.cluster.studies import Cluster
 
-_RAY = str(Path(sys.executable).parent / "ray")
+RAY = str(Path(sys.executable).parent / "ray")
 _PORT = 6379  # outside 10002-19999, which Ray gives to its workers
 _HEAD = f"127.0.0.1:{_PORT}"
 _SMALL = ("--num-cpus=1", "--disable-usage-stats", "--object-store-memory=100000000")
@@ -29,7 +29,7 @@ class Ray(Cluster):
     def start_node(self, mark: str, address: str, *before: str) -> None:
         """Start a node; its processes carry the mark, NAME=value, among their variables."""
         name, value = mark.split("=")
-        command = (_RAY, "start", f"--address={_HEAD}", f"--node-ip-address={address}", *_SMALL)
+        command = (RAY, "start", f"--address={_HEAD}", f"--node-ip-address={address}", *_SMALL)
         self.namespace.run(*before, *command, folder=Path("/"), variables=self.variables | {name: value})
 
     def node_to_lose(self) -> str:
@@ -55,7 +55,7 @@ def ray_space() -> Iterator[Ray]:
 def ray() -> Iterator[Ray]:
     """Start the cluster; it ends with the block."""
     with ray_space() as cluster:
-        head = (_RAY, "start", "--head", "--node-ip-address=127.0.0.1", f"--port={_PORT}", "--include-dashboard=false")
+        head = (RAY, "start", "--head", "--node-ip-address=127.0.0.1", f"--port={_PORT}", "--include-dashboard=false")
         cluster.namespace.run(*head, *_SMALL, folder=Path("/"), variables=cluster.variables)
         cluster.start_node(_SECOND, "127.0.0.2")
         yield cluster
