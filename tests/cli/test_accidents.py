@@ -106,7 +106,7 @@ def assert_same_tables(first: Path, second: Path) -> None:
 def test_one_job_raises_and_one_is_killed_and_the_others_are_done(tmp_path: Path, bnstudy: Command) -> None:
     # A layer of 77 GB cannot be allocated: that job raises. The job at batch size 2 is long, and killed whenever it starts.
     arguments = (
-        "run", "-m", "name=study", "model.width=8,300000000", "batch_size=2,64", "seeds=1", "model.depth=1", "epochs=10",
+        "run", "-m", "name=study", "model.width=8,300000000", "batch_size=2,64", "seeds=1", "model.depth=1", "epochs=20",
         "engine.workers=2",
     )  # fmt: skip
     running = start(tmp_path, *arguments)
@@ -118,7 +118,7 @@ def test_one_job_raises_and_one_is_killed_and_the_others_are_done(tmp_path: Path
                 claim = json.loads(path.read_text())
             except (OSError, ValueError):
                 continue
-            if claim["steps"] == 10 * 718 and claim["step"] > 0 and claim["pid"] not in killed:
+            if claim["steps"] == 20 * 718 and claim["step"] > 0 and claim["pid"] not in killed:
                 os.kill(claim["pid"], signal.SIGKILL)
                 killed.add(claim["pid"])
                 victim = claim["job"]
@@ -180,7 +180,8 @@ def test_an_early_ctrl_c_ends_in_a_line(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_runs_of_one_study_share_the_work(tmp_path: Path, bnstudy: Command) -> None:
-    runs = [start(tmp_path, *STUDY, "engine.workers=1") for _ in range(2)]
+    study = (*STUDY[:-1], "epochs=6", "engine.workers=1")  # long enough that none is done before the other one has begun
+    runs = [start(tmp_path, *study) for _ in range(2)]
     written: dict[Path, set[int]] = {}
     while any(run.poll() is None for run in runs):
         for path in (tmp_path / "outputs" / "jobs").glob("*/*.*"):

@@ -31,7 +31,7 @@ def until(condition: Callable[[], Any]) -> Any:
 
 @pytest.mark.slow
 def test_the_death_of_idle_workers_costs_no_job(tmp_path: Path) -> None:
-    quick, long = job_of(seeds=(0,)), job_of(seeds=(1,), epochs=60)
+    quick, long = job_of(seeds=(0,)), job_of(seeds=(1,), epochs=600)
     claims = Store(tmp_path).claims
     outcomes = run_local([quick, long], str(tmp_path), SOURCE, EngineConfig(workers=2))
     assert next(outcomes).job == quick.id
