@@ -64,12 +64,11 @@ def publish(
     only: Annotated[list[str] | None, typer.Option(help="KEY=VALUE,VALUE: runs whose configuration says so.")] = None,
     dashboard: Annotated[bool, typer.Option(help="Make or update the study's workspace and report, too.")] = False,
     output_dir: Annotated[Path, typer.Option(help="Where the raw runs are.")] = Path("outputs"),
-    follow: Annotated[bool, typer.Option(hidden=True, help="Mirror the jobs named on standard input.")] = False,
 ) -> None:
     """Mirror a study to Weights & Biases from its raw runs; twice does nothing twice."""
     from bnstudy import commands
 
-    raise typer.Exit(commands.publish(name, output_dir, online, only or [], dashboard, follow))
+    raise typer.Exit(commands.publish(name, output_dir, online, only or [], dashboard))
 
 
 @app.command()
@@ -92,7 +91,7 @@ def audit(
     timeout: Annotated[float, typer.Option(help="Seconds for each layer.")] = 300.0,
 ) -> None:
     """Measure which convention each installed framework implements (the extra `audit` brings them)."""
-    from bnstudy.batchnorm.audit.command import audit as measure
+    from bnstudy.frameworks.audit.command import audit as measure
 
     raise typer.Exit(measure(names or [], results_dir, timeout=timeout))
 
@@ -118,8 +117,8 @@ def translate(
     overwrite: Annotated[bool, typer.Option(help="Replace OUT.")] = False,
 ) -> None:
     """Carry a checkpoint from a framework or convention to another."""
-    from bnstudy.batchnorm.translate.command import translate as carry
-    from bnstudy.batchnorm.translate.options import Options
+    from bnstudy.frameworks.translate.command import translate as carry
+    from bnstudy.frameworks.translate.options import Options
 
     options = Options(
         source=source,

@@ -76,7 +76,7 @@ def run(arguments: Sequence[str], only_plan: bool = False) -> int:
 
 
 def _run_cells(configs: list[Any], command: str) -> int:
-    from bnstudy.sweeps.tracking.live import Mirror
+    from bnstudy.tracking.live import Mirror
 
     first = configs[0]
     _require_writable(Path(first.results_dir))
@@ -200,18 +200,16 @@ def report(name: str, results_dir: Path, output_dir: Path, drawn: bool = True) -
     console.print(f"Results: {results_dir / name}{'/report.html' if drawn else ''}", markup=False, soft_wrap=True)
 
 
-def publish(name: str, output_dir: Path, online: bool, only: Sequence[str], dashboard: bool, following: bool) -> int:
+def publish(name: str, output_dir: Path, online: bool, only: Sequence[str], dashboard: bool) -> int:
     """Mirror a study to W&B from its raw runs; 1 if something of it could not be written or sent."""
-    from bnstudy import publishing
+    from bnstudy.tracking.publishing import publish as send
 
-    if following:
-        return publishing.follow(name, output_dir, online)
     console = Console(highlight=False)
 
     def say(line: str) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
-    return publishing.publish(name, output_dir, online, only, dashboard, say)
+    return send(name, output_dir, online, only, dashboard, say)
 
 
 def predict(batch_size: int, positions: int, m_eff: float | None, momentum: float | None) -> None:

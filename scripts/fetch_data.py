@@ -9,11 +9,79 @@ Debian packages Fashion-MNIST only; the other sets, and other machines, use data
 from __future__ import annotations
 
 import argparse
+import gzip
+import os
+import shutil
+import subprocess
 import sys
+import tempfile
+import zlib
+from pathlib import Path
 
 from bnstudy.errors import UserError
 from bnstudy.training.config import DatasetConfig
-from bnstudy.training.debian import fetch_fashion_mnist
+from bnstudy.training.data.files import DataFile, data_files
+
+PACKAGE = "dataset-fashion-mnist"
+PACKAGE_FOLDER = Path("usr/share/datasets/fashion-mnist")
+
+
+def fetch_fashion_mnist(root: str) -> list[Path]:
+    """Put Fashion-MNIST where torchvision looks for it: `root`/FashionMNIST/raw, unpacked.
+
+    The package is downloaded and unpacked in a temporary folder, not installed; apt checks it against the archive's
+    signed index, gzip's CRC-32 checks each file. Files that are there and whole are left alone; others get their final
+    name only when complete.
+
+    Args:
+        root: the folder that `dataset.root` names.
+
+    Returns:
+        The files written; none when all were there.
+
+    Raises:
+        UserError: not a Debian-like machine, the package could not be had, or its content is not the published set.
+
+    Source: Debian package dataset-fashion-mnist; bnstudy issue 2, part 4.
+    """
+    wanted = [
+        file for file in data_files(DatasetConfig(name="fashion_mnist", root=root)) if not file.exists() or file.damage()
+    ]
+    if not wanted:
+        return []
+    if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
+        raise UserError("fashion_mnist: this machine has no apt-get and dpkg to get it with; use dataset.download=true")
+    with tempfile.TemporaryDirectory() as folder:
+        _run(["apt-get", "download", PACKAGE], folder)
+        archives = [str(path) for path in Path(folder).glob("*.deb")]
+        _run(["dpkg", "-x", *archives, "package"], folder)
+        unpack(Path(folder) / "package" / PACKAGE_FOLDER, wanted)
+    return [file.path for file in wanted]
+
+
+def unpack(source: Path, wanted: list[DataFile]) -> None:
+    """Unpack NAME.gz of `source` into each wanted file, checking it before it gets its name.
+
+    Raises:
+        UserError: a file is missing, cut short, or not what the idx format says it should be.
+    """
+    for file in wanted:
+        packed = source / f"{file.path.name}.gz"
+        partial = file.path.with_name(f".{file.path.name}.{os.getpid()}")
+        try:
+            file.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"root: cannot make {file.path.parent} ({error.strerror}); use a folder to write in") from error
+        try:
+            with gzip.open(packed) as compressed, partial.open("wb") as plain:
+                shutil.copyfileobj(compressed, plain)
+            if reason := DataFile(partial, file.header, file.size).damage():
+                raise UserError(f"fashion_mnist: {packed.name} of {PACKAGE} {reason}; use dataset.download=true")
+            partial.replace(file.path)
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"fashion_mnist: cannot unpack {packed.name} to {file.path} ({error})") from error
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def main() -> int:
@@ -34,6 +102,16 @@ def main() -> int:
     if not written:
         print(f"fashion_mnist is complete in {arguments.root}")
     return 0
+
+
+def _run(command: list[str], folder: str) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        reason = next((line for line in done.stderr.splitlines() if line.startswith("E:")), done.stderr.strip()[-160:])
+        raise UserError(
+            f"fashion_mnist: `{' '.join(command[:2])}` of {PACKAGE} failed ({reason}); "
+            "run `apt-get update` as root and try again, or use dataset.download=true"
+        )
 
 
 if __name__ == "__main__":

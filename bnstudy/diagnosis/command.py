@@ -14,7 +14,6 @@ import torch
 from rich.console import Console
 
 from bnstudy.analysis.figures.units import amount, listed, metric_of, number, plural
-from bnstudy.batchnorm.translate import files
 from bnstudy.diagnosis.bar import Bar
 from bnstudy.diagnosis.diagnose import diagnose as measure
 from bnstudy.diagnosis.machine import to_json
@@ -25,6 +24,7 @@ from bnstudy.diagnosis.terminal import print_diagnosis
 from bnstudy.diagnosis.weights import Weights, check_output, load_weights, writer
 from bnstudy.diagnosis.write import write_diagnosis
 from bnstudy.errors import UserError
+from bnstudy.frameworks.translate import files
 from bnstudy.sweeps.provenance import command_line
 
 _OPTIONS = {

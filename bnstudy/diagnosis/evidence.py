@@ -13,7 +13,7 @@ from bnstudy.diagnosis.moments import Inputs
 from bnstudy.diagnosis.normlayers import NormLayer
 from bnstudy.diagnosis.nulls import Deviation, Weights, deviation, redrawn, weights
 from bnstudy.diagnosis.scoring import Measured
-from bnstudy.training.estimates import inverse_effective_size, ratio_of_means, varying
+from bnstudy.training.measuring.estimates import inverse_effective_size, ratio_of_means, varying
 
 ROUNDING = 1e-9
 """A 1/m_eff, or squared distance, below it is what float32 leaves where nothing varies."""
@@ -59,7 +59,7 @@ class Evidence:
         alive: channels that are not constant over the batches, (channels,).
         broken: channels whose stored mean or variance is NaN, infinite, or a variance below 0.
         zero_gain: channels with γ = 0.
-        inverse: 1/m_eff, averaged over living channels; see `bnstudy.training.estimates`.
+        inverse: 1/m_eff, averaged over living channels; see `bnstudy.training.measuring.estimates`.
         composition: variance of the batch means over what samples drawn at random would give; 1 for random batches.
         sample_inverse: 1/m_eff from the variance of the samples' own means, as if samples were drawn at random.
         stored: against what the layer sees in training mode, which is what its statistics were taken from; None where it

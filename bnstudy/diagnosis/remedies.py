@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from bnstudy.batchnorm.conventions import Convention
-from bnstudy.batchnorm.translate import rules
-from bnstudy.batchnorm.translate.frameworks import framework
 from bnstudy.diagnosis import modes
 from bnstudy.diagnosis.batches import Batches, Source, answer
 from bnstudy.diagnosis.choices import chosen
@@ -24,6 +22,8 @@ from bnstudy.diagnosis.moments import Inputs
 from bnstudy.diagnosis.normlayers import NormLayer, norm_layers
 from bnstudy.diagnosis.scoring import Metric
 from bnstudy.errors import UserError
+from bnstudy.frameworks.translate import rules
+from bnstudy.frameworks.translate.frameworks import framework
 
 Statistics = tuple[Tensor, Tensor]
 

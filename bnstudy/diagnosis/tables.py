@@ -54,8 +54,8 @@ def layers_table(found: list[Evidence], swapped: Mapping[NormLayer, Row]) -> pd.
     """A row a BatchNorm layer, in order of execution.
 
     layer, type, channels; m (values per channel in a batch), m_eff with m_eff_se (independent samples that it is worth, as
-    `bnstudy.training.probes` defines it; inf where batch means do not vary), m_eff_samples (the same as if samples were
-    drawn at random, from the spread of their own means), composition (variance of the batch means over that of random
+    `bnstudy.training.measuring.probes` defines it; inf where batch means do not vary), m_eff_samples (the same as if samples
+    were drawn at random, from the spread of their own means), composition (variance of the batch means over that of random
     batches); batches_tracked, momentum, eps, calls (per forward pass); stored_mean_distance (RMS over channels of (μ̂-μ)/σ),
     variance_ratio with variance_ratio_se (geometric mean over channels of the stored variance over the batches'),
     distance (√ of the squared Fisher distance of stored from measured statistics), distance_expected (what luck alone makes

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from bnstudy.analysis.figures.units import plural
-from bnstudy.batchnorm.translate import files
 from bnstudy.diagnosis.normlayers import norm_layers
 from bnstudy.errors import UserError
+from bnstudy.frameworks.translate import files
 
 _WRAPPERS = ("module.", "_orig_mod.")
 """What DataParallel and torch.compile put before every name."""

@@ -107,7 +107,7 @@ def recorded(job: Job, record: Record) -> Outcome:
 def _measure(job: Job, progress: Record, checkpoint: Path) -> tuple[dict[str, pd.DataFrame], Record]:
     import torch
 
-    from bnstudy.training.measurement import Checkpoint, measure_block
+    from bnstudy.training.measuring.measurement import Checkpoint, measure_block
 
     prepare_process(job.config.engine.threads)
     dataset = _dataset(json.dumps(dataclasses.asdict(job.config.dataset), sort_keys=True), job.config.device)
@@ -126,7 +126,7 @@ def _measure(job: Job, progress: Record, checkpoint: Path) -> tuple[dict[str, pd
 
 @lru_cache(maxsize=4)
 def _dataset(fields: str, device: str) -> Any:
-    from bnstudy.training.data import load_dataset
+    from bnstudy.training.data.dataset import load_dataset
 
     return load_dataset(DatasetConfig(**json.loads(fields)), device)
 

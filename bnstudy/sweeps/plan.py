@@ -13,7 +13,7 @@ from bnstudy.sweeps.identity import job_id, training_fields, training_id
 from bnstudy.sweeps.store import LAYOUT, Record, Store, is_done
 from bnstudy.training.checks import seed_list
 from bnstudy.training.config import Config, VarianceConfig
-from bnstudy.training.shapes import describe
+from bnstudy.training.data.shapes import describe
 
 
 @dataclass(frozen=True)

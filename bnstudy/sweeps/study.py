@@ -9,26 +9,35 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from bnstudy.errors import UserError
 from bnstudy.sweeps.engines import engine
 from bnstudy.sweeps.engines.local import workers
 from bnstudy.sweeps.identity import training_id
 from bnstudy.sweeps.job import Outcome
-from bnstudy.sweeps.plan import Plan, cell_fields, make_plan
+from bnstudy.sweeps.plan import Job, Plan, cell_fields, make_plan
 from bnstudy.sweeps.progress import Display
 from bnstudy.sweeps.provenance import source_state
 from bnstudy.sweeps.redaction import redacted_fields
 from bnstudy.sweeps.sharing import run_shared
 from bnstudy.sweeps.store import Record, Store
-from bnstudy.sweeps.tracking.live import Mirror
 from bnstudy.training.checks import check, check_values_per_channel
 from bnstudy.training.config import Config
-from bnstudy.training.files import require_files
-from bnstudy.training.grouping import block_size
+from bnstudy.training.data.files import require_files
+from bnstudy.training.data.shapes import DatasetShape
 from bnstudy.training.imported import with_imports
-from bnstudy.training.shapes import DatasetShape
+from bnstudy.training.networks.grouping import block_size
+
+
+class Listener(Protocol):
+    """Who wants to hear of a study's jobs while it runs, such as the mirror in W&B."""
+
+    def expect(self, plan: Plan, todo: Sequence[Job]) -> None:
+        """Jobs of `plan` that `todo` names are about to run."""
+
+    def add(self, job: str) -> None:
+        """A job is in the store as done."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +130,7 @@ def run_study(
     configs: Sequence[Config],
     command: str,
     planned: tuple[Plan, Store] | None = None,
-    mirror: Mirror | None = None,
+    listener: Listener | None = None,
 ) -> StudyOutcome:
     """Train what is missing and record the study.
 
@@ -129,7 +138,7 @@ def run_study(
         configs: the cells, as composed.
         command: the command line, for the record.
         planned: what `plan_study` gave for them, if that has been asked already.
-        mirror: told of jobs as they are done; the caller finishes it. Default: none.
+        listener: told of jobs as they are done. Default: nobody.
 
     Returns:
         The outcome. An interruption (Ctrl-C, SIGTERM) ends the workers and is told in it, not raised.
@@ -155,9 +164,9 @@ def run_study(
             "cells": recorded_cells(plan),
         },
     )
-    mirror = mirror or Mirror(store.root, first.name, "disabled")
     todo = plan.to_run(first.retry_failed)
-    mirror.expect(plan, todo)
+    if listener is not None:
+        listener.expect(plan, todo)
     outcomes: list[Outcome] = []
     interrupted = False
     display = Display(store, plan, todo, workers(first.engine), changes)
@@ -167,8 +176,8 @@ def run_study(
                 for outcome in runner:
                     outcomes.append(outcome)
                     display.finished(outcome)
-                    if outcome.status == "done":
-                        mirror.add(outcome.job)
+                    if outcome.status == "done" and listener is not None:
+                        listener.add(outcome.job)
         except KeyboardInterrupt:
             interrupted = True
     return StudyOutcome(plan, outcomes, interrupted)
@@ -193,8 +202,8 @@ def _resolve_device(configs: Sequence[Config]) -> str:
 
 
 def _spatial(config: Config, shape: DatasetShape) -> dict[str, int]:
-    from bnstudy.training.imported_model import check_imported
-    from bnstudy.training.models import build_model, values_per_channel
+    from bnstudy.training.networks.imported import check_imported
+    from bnstudy.training.networks.models import build_model, values_per_channel
 
     if config.model.imported:
         check_imported(config.model, shape.input_shape, shape.outputs)

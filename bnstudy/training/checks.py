@@ -9,7 +9,7 @@ from typing import Any
 from bnstudy.batchnorm.conventions import CONVENTIONS, RESCALED, Convention
 from bnstudy.errors import UserError
 from bnstudy.training.config import Config
-from bnstudy.training.shapes import METRICS, DatasetShape, describe
+from bnstudy.training.data.shapes import METRICS, DatasetShape, describe
 
 _CHOICES = {
     "optimizer.name": ("sgd", "adamw"),

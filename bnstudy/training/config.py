@@ -22,7 +22,7 @@ class DatasetConfig:
         samples: size of a synthetic set before it is split.
         dimension: number of features of `gaussian`.
         noise: standard deviation of the noise on the target of `friedman1` and on the logits of `gaussian`.
-        factory: `pkg.module:function` that returns data of your own; see `bnstudy.training.imported_data`.
+        factory: `pkg.module:function` that returns data of your own; see `bnstudy.training.data.imported`.
         args: keyword arguments of `factory`.
         scale: normalise inputs of your own like all others; false leaves them as `factory` gives them.
         source: digest of `factory`'s source, which the plan fills in; whatever is given here is overwritten.
@@ -60,7 +60,7 @@ class ModelConfig:
         depth: hidden layers of an MLP; layers of a CIFAR-style ResNet (6n+2).
         width: units of an MLP's hidden layers; channels of the first stage of a ResNet.
         norm: "batch", or a baseline in its place: "group", "layer", "none".
-        factory: `pkg.module:function` that builds a network of your own; see `bnstudy.training.imported_model`.
+        factory: `pkg.module:function` that builds a network of your own; see `bnstudy.training.networks.imported`.
         args: keyword arguments of `factory`.
         source: digest of `factory`'s source, which the plan fills in; whatever is given here is overwritten.
     """
@@ -88,7 +88,7 @@ class VarianceConfig:
         name: the convention's name in tables.
         normalize: "biased" or "unbiased", the variance that normalises a training batch.
         accumulate: "biased" or "unbiased", the variance stored for inference.
-        rescaled: the identity control; see `bnstudy.training.rescaling`. Needs both variances biased.
+        rescaled: the identity control; see `bnstudy.training.networks.rescaling`. Needs both variances biased.
     """
 
     name: str = "paper"

@@ -16,18 +16,18 @@ from bnstudy.batchnorm.conventions import Convention
 from bnstudy.batchnorm.deferral import deferred_averages
 from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.errors import UserError
-from bnstudy.training.augment import crop_flip
-from bnstudy.training.batches import batch_sizes, chunks, draw_order, gather
 from bnstudy.training.config import Config
-from bnstudy.training.data import Dataset
-from bnstudy.training.metrics import measure
-from bnstudy.training.models import build_model, values_per_channel
+from bnstudy.training.data.augment import crop_flip
+from bnstudy.training.data.batches import batch_sizes, chunks, draw_order, gather
+from bnstudy.training.data.dataset import Dataset
+from bnstudy.training.measuring.metrics import measure
+from bnstudy.training.networks.models import build_model, values_per_channel
+from bnstudy.training.networks.port import port
+from bnstudy.training.networks.replicas import replicate
+from bnstudy.training.networks.rescaling import rescale
+from bnstudy.training.networks.stacking import unstackable
 from bnstudy.training.optimization import build_optimizer, learning_rates
-from bnstudy.training.port import port
-from bnstudy.training.replicas import replicate
-from bnstudy.training.rescaling import rescale
 from bnstudy.training.seeds import generator, own_random_numbers
-from bnstudy.training.stacking import unstackable
 
 Progress = Callable[[int], None]
 """Called with the number of steps done so far."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import TINY, Command
-from tests.sweeps.reading import read_run, run_files
+from tests.tracking.reading import read_run, run_files
 
 PROGRAM = str(Path(sys.executable).parent / "bnstudy")
 STUDY = ("run", "-m", "name=study", "batch_size=4,8", "variance=paper,flax,karpathy", "seeds=2", *TINY)
@@ -155,7 +155,7 @@ def test_a_killed_mirror_does_not_hurt_the_study(tmp_path: Path, bnstudy: Comman
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
-                if int(parent) == running.pid and b"--follow" in (process / "cmdline").read_bytes():
+                if int(parent) == running.pid and b"bnstudy.tracking.following" in (process / "cmdline").read_bytes():
                     os.kill(int(process.name), signal.SIGKILL)
                     killed = True
             except (OSError, IndexError):

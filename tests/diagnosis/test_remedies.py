@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import bnstudy
-from bnstudy.batchnorm.translate.files import write_together
 from bnstudy.diagnosis.gains import harmful, held
 from bnstudy.diagnosis.remedies import remedy
 from bnstudy.diagnosis.scoring import Means
 from bnstudy.diagnosis.weights import Weights, check_output, load_weights, writer
 from bnstudy.errors import UserError
+from bnstudy.frameworks.translate.files import write_together
 
 Pair = tuple[Tensor, Tensor]
 M = 8

@@ -17,8 +17,8 @@ from bnstudy.sweeps.plan import Job, canonical
 from bnstudy.sweeps.store import Store
 from bnstudy.sweeps.worker import prepare_process
 from bnstudy.training.config import Config
-from bnstudy.training.data import load_dataset
-from bnstudy.training.measurement import Checkpoint, measure_block
+from bnstudy.training.data.dataset import load_dataset
+from bnstudy.training.measuring.measurement import Checkpoint, measure_block
 from tests.tiny import tiny
 
 SEEDS = (0, 2)

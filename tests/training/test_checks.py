@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from bnstudy.errors import UserError
 from bnstudy.training.checks import check, check_values_per_channel, lookup, seed_list
 from bnstudy.training.config import Config
-from bnstudy.training.data import Dataset
-from bnstudy.training.measurement import measure_block
-from bnstudy.training.shapes import DatasetShape
+from bnstudy.training.data.dataset import Dataset
+from bnstudy.training.data.shapes import DatasetShape
+from bnstudy.training.measuring.measurement import measure_block
 from tests.tiny import tiny
 
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.training.config import Config, DatasetConfig
-from bnstudy.training.data import Dataset, load_dataset
+from bnstudy.training.data.dataset import Dataset, load_dataset
 from bnstudy.training.loop import Training, total_steps
-from bnstudy.training.replicas import replica_state_dict
+from bnstudy.training.networks.replicas import replica_state_dict
 from bnstudy.training.seeds import generator
 from tests.tiny import RESNET8, tiny
 from tests.training.plain import plain_copy

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bnstudy.training.config import ModelConfig, OptimizerConfig, ScheduleConfig
-from bnstudy.training.models import build_model
+from bnstudy.training.networks.models import build_model
+from bnstudy.training.networks.replicas import replicate
 from bnstudy.training.optimization import build_optimizer, learning_rates
-from bnstudy.training.replicas import replicate
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,9 @@ def run_local(jobs: Sequence[Job], root: str, source: Record, config: EngineConf
     """
     # Workers are forked from a server that has the heavy imports behind it and has computed nothing.
     context = _Context()
-    context.set_forkserver_preload(["bnstudy.training.measurement", "pandas", "sklearn.datasets", "sklearn.model_selection"])
+    context.set_forkserver_preload(
+        ["bnstudy.training.measuring.measurement", "pandas", "sklearn.datasets", "sklearn.model_selection"]
+    )
     queue, fruitless = deque((job, 1) for job in jobs), 0
     while queue and fruitless < _POOLS:
         fruitless += 1

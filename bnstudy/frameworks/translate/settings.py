@@ -1,0 +1,158 @@
+"""BatchNorm settings that no state_dict holds, in a small YAML file beside the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor, nn
+
+from bnstudy.batchnorm.layers import ConventionBatchNorm
+from bnstudy.errors import UserError
+from bnstudy.frameworks.translate.values import values_per_channel
+
+_KEYS = ("convention", "eps", "momentum", "batch_size", "steps", "values")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a checkpoint's layers were built and trained with; None or absent where it is not known.
+
+    Args:
+        convention: name of a framework or convention.
+        eps: ε, one number or one by layer name.
+        momentum: α, the weight of the new batch; "cumulative" for the average over all batches.
+        batch_size: N, or "varying" where it was not constant.
+        steps: t, the number of batches.
+        values: m by layer name.
+    """
+
+    convention: str | None = None
+    eps: float | dict[str, float] | None = None
+    momentum: float | str | None = None
+    batch_size: int | str | None = None
+    steps: int | None = None
+    values: dict[str, int] | None = None
+
+
+def settings_path(weights: Path) -> Path:
+    """model.safetensors → model.batchnorm.yaml."""
+    return weights.with_suffix(".batchnorm.yaml")
+
+
+def settings_of(model: nn.Module, batch: Tensor | None = None) -> Settings:
+    """Read the settings of a torch model, to be saved beside its weights.
+
+    Args:
+        model: with torch's or bnstudy's BatchNorm layers.
+        batch: an input of the training batch size; with it, m is measured for every layer. Default: None.
+
+    Raises:
+        UserError: no BatchNorm layer, or layers that differ in convention or momentum.
+    """
+    found = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)}
+    if not found:
+        raise UserError("model: it has no BatchNorm layers, and so no settings")
+    conventions = {layer.convention.name if isinstance(layer, ConventionBatchNorm) else "torch" for layer in found.values()}
+    momenta = {"cumulative" if layer.momentum is None else float(layer.momentum) for layer in found.values()}
+    for key, values in (("convention", conventions), ("momentum", momenta)):
+        if len(values) > 1:
+            raise UserError(
+                f"{key}: layers differ ({', '.join(sorted(map(str, values)))}); they must be equal to be translated"
+            )
+    measured = None if batch is None else values_per_channel(model, batch)
+    size = None if batch is None else batch.size(0)
+    eps = {name: float(layer.eps) for name, layer in found.items()}
+    return Settings(conventions.pop(), _compact(eps), next(iter(momenta)), size, None, measured)
+
+
+def read(path: Path) -> Settings:
+    """Read a settings file; empty settings where there is none.
+
+    Raises:
+        UserError: no YAML mapping, an unknown key, or a value of the wrong kind.
+    """
+    if not path.exists():
+        return Settings()
+    content = read_mapping(path)
+    for key in content:
+        if key not in _KEYS:
+            raise UserError(f"{path}: key {key!r} is unknown; use {', '.join(_KEYS)}")
+    settings = Settings(**content)
+    every = settings.eps.values() if isinstance(settings.eps, dict) else [settings.eps]
+    for value in every:
+        if value is not None and not (_number(value) and value >= 0):
+            raise UserError(f"{path}: eps {value!r} is no ε; use a number of 0 or more, or one for each layer")
+    if settings.momentum is not None:
+        parse_momentum(settings.momentum, str(path))
+    if settings.steps is not None and not (isinstance(settings.steps, int) and settings.steps >= 0):
+        raise UserError(f"{path}: steps {settings.steps!r} is no number of batches; use a whole number of 0 or more")
+    if settings.values is not None and not isinstance(settings.values, dict):
+        raise UserError(f"{path}: values {settings.values!r} is no mapping; give m for each layer")
+    return settings
+
+
+def parse_momentum(value: object, place: str) -> float | None:
+    """α from a number, a numeral or "cumulative" (None).
+
+    Raises:
+        UserError: none of them, or not in (0, 1].
+    """
+    if value == "cumulative":
+        return None
+    try:
+        alpha = float(str(value))
+    except ValueError:
+        alpha = math.nan
+    if not 0 < alpha <= 1:
+        raise UserError(
+            f"{place}: momentum {value!r} is no weight of the new batch; use a number in (0, 1], or 'cumulative'"
+        )
+    return alpha
+
+
+def dump(settings: Settings, title: str) -> str:
+    """The text of a settings file.
+
+    Args:
+        settings: what is known; the rest is left out.
+        title: the weights' file name, for the heading.
+    """
+    known = {key: getattr(settings, key) for key in _KEYS if getattr(settings, key) is not None}
+    if isinstance(settings.eps, dict):
+        known["eps"] = _compact(settings.eps)
+    heading = (
+        f"# BatchNorm settings of {title} that no state_dict holds.\n"
+        "# momentum is the weight of the new batch; values are those per channel, m, in training.\n"
+    )
+    return heading + yaml.safe_dump(known, sort_keys=False)
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML or JSON mapping with text keys.
+
+    Raises:
+        UserError: the file cannot be read or holds something else.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as YAML ({type(error).__name__})") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UserError(f"{path}: holds no mapping from names to values")
+    return content
+
+
+def _compact(eps: Mapping[str, float]) -> float | dict[str, float]:
+    values = set(eps.values())
+    return values.pop() if len(values) == 1 else dict(eps)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

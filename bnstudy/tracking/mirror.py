@@ -1,0 +1,237 @@
+"""What W&B shows of a job: its runs, built from the store."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from bnstudy.analysis.cells import cell_columns, convention_of
+from bnstudy.analysis.gaps import gap_table, generalisation_table
+from bnstudy.analysis.schemas import CELL, METRICS, TERMS
+from bnstudy.analysis.tables import recorded_study
+from bnstudy.batchnorm.conventions import ARMS
+from bnstudy.errors import UserError
+from bnstudy.sweeps.store import Record, Store, is_done
+from bnstudy.tracking.record import MirroredRun, run_id, short
+
+_PRIVATE = (
+    *("name", "scale", "study", "seeds", "replicas", "engine", "tracking"),
+    *("output_dir", "results_dir", "retry_failed", "report"),
+)
+"""Keys that say nothing of a run; `engine` may hold a user's shell lines."""
+_RENAMED = {
+    "dataset_name": "dataset",
+    "model_name": "model",
+    "model_norm": "norm",
+    "variance_normalize": "normalize",
+    "variance_accumulate": "accumulate",
+    "optimizer_name": "optimizer",
+    "schedule_name": "schedule",
+}
+
+
+class StudyMirror:
+    """The runs of a study, job by job.
+
+    Args:
+        store: raw runs.
+        name: the study.
+
+    Raises:
+        UserError: no such study.
+    """
+
+    def __init__(self, store: Store, name: str) -> None:
+        self.store, self.name = store, name
+        self.record = recorded_study(store, name)
+        self.cells = self.record["cells"]
+        self.columns = cell_columns({cell["training"]: cell["fields"] for cell in self.cells})
+        self.leads = {cell["training"]: cell["jobs"][0] for cell in self.cells}
+        """For each training the job whose first seed carries the table of layers."""
+
+    def jobs(self) -> list[str]:
+        """Names of the study's jobs, each once, in the order of its cells."""
+        return list(dict.fromkeys(job for cell in self.cells for job in cell["jobs"]))
+
+    def conventions(self, job: str) -> dict[str, Mapping[str, Any]]:
+        """Conventions that a job answers, with the flat configuration of their cells."""
+        return {convention_of(cell["fields"]): cell["fields"] for cell in self.cells if job in cell["jobs"]}
+
+    def run_ids(self, job: str) -> list[str]:
+        """Ids of a job's runs, whether mirrored or not; none for a job that is not done."""
+        record = self.store.record(job)
+        if record is None or not is_done(record):
+            return []
+        names = self.conventions(job)
+        return [run_id(self.name, record["training"], name, seed) for name in names for seed in record["seeds"]]
+
+    def runs(self, job: str) -> list[MirroredRun]:
+        """A job's runs, one for each convention and seed; none unless the job is done.
+
+        Raises:
+            UserError: a damaged table.
+        """
+        record = self.store.record(job)
+        if record is None or not is_done(record):
+            return []
+        cell = dict(self.columns.loc[str(record["training"])].items())
+        metrics = self.store.table(job, "metrics").assign(**{name: cell[name] for name in CELL})
+        conventions = self.conventions(job)
+        gaps = gap_table(metrics, {job: list(conventions)})
+        generalisation = generalisation_table(metrics, {job: list(conventions)})
+        layers = self._layers(job)
+        group = short(cell_label(cell))
+        found = []
+        for name, fields in conventions.items():
+            shared = _config(record, fields) | {"study": self.name, "cell": group, "convention": name}
+            own = ARMS[name].own_statistic if name in ARMS else "none"
+            for seed in record["seeds"]:
+                of_seed = metrics[metrics["seed"] == seed]
+                history = _history(of_seed, own, record)
+                summary = _summary(of_seed, history[-1])
+                for table in (gaps, generalisation):
+                    rows = table[(table["convention"] == name) & (table["seed"] == seed)]
+                    summary |= _gap_terms(rows) if table is gaps else _differences(rows)
+                mine = layers[(layers["seed"] == seed) & (layers["statistic"] == own)] if len(layers) else layers
+                for row in mine.to_dict("records"):
+                    summary |= {f"layers/{row['layer']}/{key}": row[key] for key in ("m_eff", "ratio", "predicted_ratio")}
+                if (step := record["diverged"].get(str(seed))) is not None:
+                    summary["diverged_at_step"] = step
+                leads = (
+                    name == next(iter(conventions)) and seed == record["seeds"][0] and job == self.leads[record["training"]]
+                )
+                found.append(
+                    MirroredRun(
+                        id=run_id(self.name, record["training"], name, seed),
+                        name=f"{group} {name} seed={seed}",
+                        group=group,
+                        job_type=name,
+                        tags=(self.name[:64],),
+                        config=shared | {"seed": seed},
+                        history=history,
+                        summary=summary,
+                        tables={"layers": _rows(layers)} if leads and len(layers) else {},
+                        bars=_bars(gaps, layers, len(record["seeds"])) if leads else {},
+                    )
+                )
+        return found
+
+    def layer_names(self) -> tuple[str, ...]:
+        """BatchNorm layers of the study's networks, as far as they were probed."""
+        names: dict[str, None] = {}
+        for job in self.leads.values():
+            layers = self._layers(job)
+            names |= dict.fromkeys(layers["layer"]) if len(layers) else {}
+        return tuple(names)
+
+    def _layers(self, job: str) -> pd.DataFrame:
+        """Layer probes of a job; empty where there are none, or it is older than they are."""
+        try:
+            table = self.store.table(job, "layers")
+        except UserError:
+            return pd.DataFrame()
+        return table if "statistic" in table else pd.DataFrame()
+
+
+def cell_label(cell: Mapping[Any, Any]) -> str:
+    """A cell's name for people: its columns but for the sides of the variance, which meet in it."""
+    parts = {str(column): value for column, value in cell.items() if column != "normalize"}
+    if parts["norm"] == "batch":
+        del parts["norm"]
+    return " ".join(f"{column}={value}" for column, value in parts.items() if str(value) != "nan")
+
+
+def _config(record: Record, fields: Mapping[str, Any]) -> dict[str, Any]:
+    flat = {key: value for key, value in _flat(record["config"]) if key.partition(".")[0] not in _PRIVATE}
+    for key in ("dataset.root", "dataset.download"):
+        flat.pop(key, None)
+    # A job's own configuration has one accumulated variance for all conventions that it serves: the cell's is meant.
+    flat |= {key: value for key, value in fields.items() if key.startswith("variance.")}
+    flat |= {f"source.{key}": value for key, value in record["source"].items()}
+    for part in ("versions", "machine"):
+        flat |= {f"{part}.{key}": value for key, value in record[part].items()}
+    flat |= {key: record[key] for key in ("training", "job", "threads")}
+    flat |= {"total_steps": record["steps"], "replicas": len(record["seeds"]), "job_seconds": record["seconds"]}
+    named = {re.sub(r"[.-]", "_", key): value for key, value in flat.items()}
+    return {_RENAMED.get(key, key): value for key, value in named.items()}
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _history(metrics: pd.DataFrame, own: str, record: Record) -> list[dict[str, Any]]:
+    """A row an epoch: batch statistics (train mode), own statistic (eval mode), their gap, and the batches as they were."""
+    names = [metric for metric in METRICS if metric in metrics]
+    modes = {"batch": "train_mode", own: "eval_mode", "online": "online"}
+    shown = metrics[metrics["statistic"].isin(modes)]
+    value = {
+        (int(row["epoch"]), str(row["split"]), modes[row["statistic"]], name): float(row[name])
+        for row in shown.to_dict("records")
+        for name in names
+    }
+    samples = int(metrics.loc[(metrics["statistic"] == own) & (metrics["split"] == "train"), "n"].iloc[0])
+    size = record["config"]["batch_size"]
+    steps = samples // size if record["config"]["drop_last"] else -(-samples // size)
+    last = int(metrics["epoch"].max())
+    rows = []
+    for epoch in range(1, last + 1):
+        step = record["steps"] if epoch == last else min(epoch * steps, record["steps"])
+        row: dict[str, Any] = {"epoch": epoch, "step": int(step)}
+        for (when, split, mode, name), number in value.items():
+            if when == epoch:
+                row[f"{split}/{mode}/{name}"] = number
+                if mode == "eval_mode" and (batch := value.get((epoch, split, "train_mode", name))) is not None:
+                    row[f"{split}/gap/{name}"] = number - batch
+        rows.append(row)
+    return rows
+
+
+def _summary(metrics: pd.DataFrame, last: Mapping[str, Any]) -> dict[str, Any]:
+    final = metrics[metrics["epoch"] == metrics["epoch"].max()]
+    names = [metric for metric in METRICS if metric in metrics]
+    return dict(last) | {
+        f"statistics/{row['split']}/{row['statistic']}/{name}": float(row[name])
+        for row in final.to_dict("records")
+        for name in names
+    }
+
+
+def _gap_terms(gaps: pd.DataFrame) -> dict[str, Any]:
+    return {
+        f"decomposition/{row['split']}/{row['metric']}/{term}": float(row[term])
+        for row in gaps.to_dict("records")
+        for term in ("gap", *TERMS)
+    }
+
+
+def _differences(generalisation: pd.DataFrame) -> dict[str, Any]:
+    return {f"generalisation/{row['metric']}": float(row["gap"]) for row in generalisation.to_dict("records")}
+
+
+def _bars(gaps: pd.DataFrame, layers: pd.DataFrame, seeds: int) -> dict[str, tuple[str, list[list[Any]]]]:
+    """A training's figures, means over the seeds of one job: what its gaps consist of, what its batches are worth.
+
+    The study's own figures stand in its report; these are what W&B can draw by itself.
+    """
+    found = {}
+    for metric, rows in gaps[gaps["split"] == "train"].groupby("metric"):
+        means = rows.groupby("convention", sort=False)[list(TERMS)].mean()
+        bars = [[f"{name} {term}", float(means.loc[name, term])] for name in means.index for term in TERMS]
+        found[f"figures/decomposition/{metric}"] = (f"Gap in {metric}, train split, mean over {seeds} seeds", bars)
+    if len(layers):
+        worth = layers.groupby("layer", sort=False)["m_eff"].mean()
+        bars = [[str(layer), float(value)] for layer, value in worth.items()]
+        found["figures/m_eff"] = (f"Independent samples a batch is worth, mean over {seeds} seeds", bars)
+    return found
+
+
+def _rows(table: pd.DataFrame) -> tuple[list[str], list[list[Any]]]:
+    return [str(column) for column in table], [list(row.values()) for row in table.to_dict("records")]

@@ -1,0 +1,190 @@
+"""Offline runs to a W&B server, with bounds on every wait and a check of every run."""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bnstudy.sweeps.redaction import redacted
+from bnstudy.tracking.ledger import Entry, Ledger
+from bnstudy.tracking.record import PROJECT
+
+PROBE = 3.0
+"""Seconds that a server may take to accept a connection."""
+SILENCE = 15.0
+"""Seconds that `wandb sync` may go without saying anything new."""
+AT_ONCE = 32
+"""Runs that one `wandb sync` sends."""
+_CLOUD = "https://api.wandb.ai"
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What became of sending.
+
+    Args:
+        count: runs that the server has now and had not before.
+        problem: why others were not sent, in one line; None if all were.
+    """
+
+    count: int
+    problem: str | None
+
+
+def server() -> str:
+    """The W&B server that is meant: $WANDB_BASE_URL, else the one of `wandb login --host`, else W&B's own."""
+    if url := os.environ.get("WANDB_BASE_URL"):
+        return url.rstrip("/")
+    folder = os.environ.get("WANDB_CONFIG_DIR") or str(Path.home() / ".config" / "wandb")
+    settings = configparser.ConfigParser(interpolation=None)
+    with contextlib.suppress(OSError, configparser.Error):
+        settings.read(Path(folder) / "settings")
+    return settings.get("default", "base_url", fallback=_CLOUD).rstrip("/")
+
+
+def destination() -> str:
+    """Where runs go, for the ledger: the server, and entity and project where the environment names others than usual."""
+    entity, project = os.environ.get("WANDB_ENTITY", ""), os.environ.get("WANDB_PROJECT") or PROJECT
+    place = redacted(server())
+    return place if (entity, project) == ("", PROJECT) else f"{place}/{entity}/{project}"
+
+
+def send_runs(ledger: Ledger, jobs: Mapping[str, Sequence[str]], heard: Callable[[], None] = lambda: None) -> Sent:
+    """Send written runs that the server does not have, some at a time.
+
+    `wandb sync` retries for ever, says 0 on errors and answers for many runs at once: it is stopped after `SILENCE`, and
+    each run counts as sent by its own marker only.
+
+    Args:
+        ledger: the study's.
+        jobs: for each job the ids of its runs.
+        heard: called at every sign of life.
+
+    Returns:
+        How many were sent, and what went wrong; nothing is raised.
+
+    Source: bnstudy issue 5, parts 2 and 5.
+    """
+    url, place = server(), destination()
+    waiting = _unsent(ledger, jobs, place)
+    if not waiting:
+        return Sent(0, None)
+    if (problem := _probe(url)) is not None:
+        return Sent(0, problem)
+    count = 0
+    try:
+        with ledger.lock("sending", seconds=1.0):
+            waiting = _unsent(ledger, jobs, place)
+            for start in range(0, len(waiting), AT_ONCE):
+                batch = waiting[start : start + AT_ONCE]
+                for _, _, _, file in batch:
+                    _marker(file).unlink(missing_ok=True)  # of another server
+                reason = _sync([file for _, _, _, file in batch], ledger.folder, url, heard)
+                arrived = [item for item in batch if _marker(item[3]).exists()]
+                count += len(arrived)
+                for job in {item[0] for item in arrived}:
+                    ledger.sent(job, {run: entry for owner, run, entry, _ in arrived if owner == job}, place)
+                if len(arrived) < len(batch):
+                    missed = f"{len(waiting) - count} of {len(waiting)} runs were not sent"
+                    return Sent(count, f"{missed} to {redacted(url)} ({reason})")
+    except OSError as error:  # TimeoutError is one
+        return Sent(count, f"runs were not sent ({error.strerror or error})")
+    return Sent(count, None)
+
+
+def _unsent(ledger: Ledger, jobs: Mapping[str, Sequence[str]], place: str) -> list[tuple[str, str, Entry, Path]]:
+    found = []
+    for job, runs in jobs.items():
+        for run, entry in ledger.entries(job).items():
+            if run in runs and place not in entry["servers"] and (file := ledger.run_file(entry)) is not None:
+                found.append((job, run, entry, file))
+    return found
+
+
+def _marker(file: Path) -> Path:
+    return file.with_name(f"{file.name}.synced")
+
+
+def _probe(url: str) -> str | None:
+    """Why a server cannot be reached; None if it accepts a connection, or stands behind a proxy."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return f"{redacted(url)!r} is no address of a server"
+    if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(parts.hostname):
+        return None
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        with socket.create_connection((parts.hostname, port), timeout=PROBE):
+            return None
+    except (OSError, ValueError) as error:
+        return f"{redacted(url)} cannot be reached ({getattr(error, 'strerror', None) or error})"
+
+
+def _sync(files: Sequence[Path], folder: Path, url: str, heard: Callable[[], None]) -> str:
+    """Run `wandb sync` until it ends or falls silent; the last thing it said that sounds like a reason."""
+    command = [sys.executable, "-m", "wandb", "sync", "-n", "8", "--include-synced"]
+    for option, name in (("--entity", "WANDB_ENTITY"), ("--project", "WANDB_PROJECT")):
+        if value := os.environ.get(name):
+            command += [option, value]
+    # Settings of a run in progress, such as an agent's, are not for these.
+    kept = ("WANDB_API_KEY", "WANDB_CONFIG_DIR", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_CREDENTIALS_FILE")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_") or name in kept}
+    local = {f"WANDB_{kind}_DIR": str((folder / "local" / kind.lower()).absolute()) for kind in ("CACHE", "DATA")}
+    process = subprocess.Popen(
+        [*command, *(str(file.absolute()) for file in files)],
+        cwd=folder,
+        env=environment | local | {"WANDB_BASE_URL": url, "WANDB_ERROR_REPORTING": "false"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        reason, ended = _listen(process, files, heard)
+        return reason if ended else f"no answer for {SILENCE:.0f} s"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its service too
+        process.wait()
+
+
+def _listen(process: subprocess.Popen[bytes], files: Sequence[Path], heard: Callable[[], None]) -> tuple[str, bool]:
+    """Read what a process says until it ends (True) or says nothing new for too long (False)."""
+    assert process.stdout is not None
+    said: set[str] = set()
+    reason, rest, arrived = "it did not take them; is the key one of its own?", b"", 0
+    latest = time.monotonic()
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while time.monotonic() - latest < SILENCE:
+            if selector.select(0.5):
+                if not (piece := os.read(process.stdout.fileno(), 65536)):
+                    return reason, True
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in (_plain(raw) for raw in lines):
+                    if line not in said:  # an error repeated at every retry is no progress
+                        said.add(line)
+                        latest = time.monotonic()
+                    if "error" in line.lower() and "logs at" not in line and "no message" not in line:
+                        reason = line.removeprefix("Error: ").rstrip(".")
+            if (now := sum(_marker(file).exists() for file in files)) > arrived:
+                arrived, latest = now, time.monotonic()
+            heard()
+    return reason, False
+
+
+def _plain(raw: bytes) -> str:
+    """A line for people: no colours, no prefix, and the key never."""
+    return redacted(raw.decode(errors="replace").strip().removeprefix("wandb: "))

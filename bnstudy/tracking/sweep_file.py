@@ -1,0 +1,90 @@
+"""A W&B sweep from an experiment: agents on many machines that each call `bnstudy run` for one cell's conventions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bnstudy.assets import config_folder
+from bnstudy.errors import UserError
+from bnstudy.sweeps.composition import explain, register_resolvers
+from bnstudy.tracking.record import PROJECT
+from bnstudy.training.config import Config
+
+AXIS_KEPT = "variance"
+"""Not an axis of the sweep: conventions share trainings, so that one call measures them all."""
+_TRIAL = "${oc.env:WANDB_RUN_ID,trial}"  # of the call; an agent would fill its own ${envvar:…} in before it knows the run
+
+
+def sweep_config(experiment: str) -> dict[str, Any]:
+    """The configuration of a W&B grid sweep over an experiment's axes.
+
+    Agents fill one store if `output_dir` is one folder, such as on a cluster; the experiment itself, run afterwards, finds
+    all jobs done and writes its tables. Each call is a study of its own, named after the experiment and W&B's run, so that
+    agents do not write into each other's.
+
+    Args:
+        experiment: name of a file in experiments/.
+
+    Returns:
+        What `wandb sweep` reads as YAML.
+
+    Raises:
+        UserError: no such experiment, or one without axes.
+
+    Source: bnstudy issue 5, part 4; W&B's sweep configuration.
+    """
+    ConfigStore.instance().store(name="schema", node=Config)
+    register_resolvers()
+    try:
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            config = compose("config", [f"+experiments={experiment}"], return_hydra_config=True)
+        axes: Any = OmegaConf.to_container(config.hydra.sweeper.params, resolve=True) or {}
+        parameters = {str(key): {"values": _values(str(key), str(value))} for key, value in dict(axes).items()}
+        mode, name = config.hydra.mode, str(config.name)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error) from error
+    parameters.pop(AXIS_KEPT, None)
+    if not parameters or mode != RunMode.MULTIRUN:
+        raise UserError(f"{experiment}: has no axes for a sweep but {AXIS_KEPT!r}; run it with `bnstudy run`")
+    metric = config.study.metric or "accuracy"
+    goal = "minimize" if metric in ("loss", "ece", "mse") else "maximize"
+    return {
+        "name": name,
+        "project": PROJECT,
+        "method": "grid",
+        "metric": {"name": f"{config.study.split}/eval_mode/{metric}", "goal": goal},
+        "command": ["bnstudy", "run", f"+experiments={experiment}", f"name={name}_sweep_{_TRIAL}", "${args_no_hyphens}"],
+        "parameters": parameters,
+    }
+
+
+def sweep_yaml(experiment: str) -> str:
+    """The same as YAML, with a head that says what to do with it."""
+    head = (
+        f"# A W&B sweep over the axes of experiments/{experiment}.yaml; scripts/write_wandb_sweep.py writes it\n"
+        "#   wandb sweep conf/wandb_sweep.yaml     prints the sweep's ID\n"
+        "#   wandb agent ID                        on every machine that shares output_dir\n"
+        f"#   bnstudy run +experiments={experiment}          afterwards: finds all jobs done and writes tables and report\n"
+    )
+    return head + yaml.safe_dump(sweep_config(experiment), sort_keys=False)
+
+
+def _values(key: str, text: str) -> list[Any]:
+    override = OverridesParser.create().parse_override(f"{key}={text}")
+    if not override.is_sweep_override():
+        return [_plain(override.get_value_element_as_str())]
+    return [_plain(value) for value in override.sweep_string_iterator()]
+
+
+def _plain(text: str) -> Any:
+    value = yaml.safe_load(text)
+    return "null" if value is None else value  # an agent would write None, which is a text to Hydra

@@ -1,0 +1,1 @@
+"""What the layer, the loop and the replicas cost, measured; `python -m scripts.benchmark` is the command."""

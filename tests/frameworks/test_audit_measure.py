@@ -1,0 +1,202 @@
+"""The audit end to end on what is always installed: torch's own layers, bnstudy's, and the lecture's."""
+
+from __future__ import annotations
+
+import io
+import math
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from bnstudy.batchnorm.conventions import CONVENTIONS
+from bnstudy.batchnorm.layers import BatchNorm2d
+from bnstudy.errors import UserError
+from bnstudy.frameworks.audit import registry, report, table
+from bnstudy.frameworks.audit.adapters import karpathy, torch_layers
+from bnstudy.frameworks.audit.agreement import largest_difference
+from bnstudy.frameworks.audit.command import audit
+from bnstudy.frameworks.audit.experiment import Subject, observe
+from bnstudy.frameworks.audit.identify import identify
+from bnstudy.frameworks.audit.processes import measure
+from bnstudy.frameworks.audit.registry import ENTRIES, Entry, entries
+
+
+def ours(**options) -> Subject:
+    def build(channels, momentum):
+        return torch_layers.ModuleLayer(BatchNorm2d(channels, **({"momentum": momentum} if momentum else {}), **options))
+
+    return Subject(build, 0.1)
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_our_own_layers_are_identified_as_what_they_were_built_as(convention):
+    seen = observe(ours(convention=convention))
+    finding = identify(seen)
+    assert (finding.convention, finding.oddities, finding.remarks) == (convention, (), ())
+    assert largest_difference(seen, finding) < 1e-6
+
+
+def test_ghost_batches_are_none_of_the_four():
+    assert identify(observe(ours(norm_batch_size=2))).convention == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "convention"),
+    [
+        (torch_layers, "torch", "paper"),
+        (torch_layers, "torch-functional", "paper"),
+        (karpathy, "karpathy", "consistent_unbiased"),
+        (torch_layers, "torchvision-frozen", "unknown"),
+    ],
+)
+def test_torch_layers_are_identified(module, name, convention):
+    assert identify(observe(module.subject(name))).convention == convention
+
+
+def test_torch_says_what_its_documentation_says():
+    finding = identify(observe(torch_layers.subject("torch")))
+    assert (finding.momentum_means, finding.momentum_default, finding.weight) == ("new batch", 0.1, 0.1)
+    assert (finding.eps, finding.eps_place, finding.eval_eps, finding.eval_place) == (1e-5, "inside", 1e-5, "inside")
+    assert (finding.start_mean, finding.start_variance, finding.single) == (0.0, 1.0, "refuses (ValueError)")
+
+
+def test_torch_without_momentum_averages_cumulatively():
+    kind = Subject(
+        lambda channels, _: torch_layers.ModuleLayer(nn.BatchNorm2d(channels, momentum=None)), None, has_momentum=False
+    )
+    seen = observe(kind)
+    finding = identify(seen)
+    assert (finding.convention, finding.schedule) == ("paper", "cumulative")
+    assert math.isnan(finding.weight)
+    assert largest_difference(seen, finding) < 1e-6
+
+
+def test_a_frozen_layer_is_seen_to_normalise_by_what_it_stores():
+    finding = identify(observe(torch_layers.subject("torchvision-frozen")))
+    assert (finding.normalize, finding.accumulate) == ("stored", "nothing")
+    assert (finding.eps, finding.momentum_means) == (1e-5, "no argument")
+
+
+class Renamed:
+    """A torch layer that is slightly wrong in one place, as a port might be."""
+
+    def __init__(self, channels: int, factor: float) -> None:
+        self.inner, self.factor = torch_layers.ModuleLayer(nn.BatchNorm2d(channels)), factor
+
+    def train(self, x):
+        y = self.inner.train(x)
+        before = self.inner.read()
+        self.inner.write(before.mean, before.variance * np.float32(self.factor))
+        return y
+
+    def evaluate(self, x):
+        return self.inner.evaluate(x)
+
+    def read(self):
+        return self.inner.read()
+
+    def write(self, mean, variance):
+        self.inner.write(mean, variance)
+
+
+def test_a_one_percent_error_in_the_stored_variance_is_not_overlooked():
+    finding = identify(observe(Subject(lambda channels, _: Renamed(channels, 1.01), None, has_momentum=False)))
+    assert finding.convention == "unknown"
+
+
+# ---- names, processes, files --------------------------------------------------------------------------------------------
+
+
+LASAGNE = Entry("lasagne", "lasagne.BatchNorm", "lasagne_layer", ("no-such-distribution|nor-this", "numpy"))
+
+
+def test_names_are_layers_or_frameworks():
+    assert [entry.name for entry in entries(["flax"])] == ["flax-linen", "flax-nnx"]
+    assert [entry.name for entry in entries(["torch"])] == ["torch"]
+    assert [entry.name for entry in entries(["torch-compile", "mlx"])] == ["torch-compile", "mlx"]
+    assert entries() == ENTRIES
+    assert len({entry.name for entry in ENTRIES}) == len(ENTRIES)
+
+
+def test_a_wrong_name_gets_one_line_and_writes_nothing(tmp_path):
+    with pytest.raises(UserError) as error:
+        audit(["torch", "theano"], tmp_path)
+    assert str(error.value).startswith("names: 'theano' is no audited layer or framework; use torch, torch-compile")
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_is_listed_with_its_name():
+    found = measure(LASAGNE)
+    assert (found.status, found.reason) == ("missing", "not installed: no-such-distribution")
+    assert found.versions.keys() == {"numpy"}
+
+
+def test_a_layer_that_cannot_run_is_listed_with_its_last_words():
+    found = measure(Entry("not-registered", "nothing", "nothing", ("numpy",)))
+    assert found.status == "failed"
+    assert "'not-registered' is no audited layer" in found.reason
+
+
+def test_a_layer_that_does_not_answer_is_given_up():
+    found = measure(entries(["karpathy"])[0], timeout=0.01)
+    assert (found.status, found.reason) == ("failed", "no answer within 0.01 s")
+
+
+def test_a_time_limit_must_be_positive(tmp_path):
+    with pytest.raises(UserError, match="timeout: 0 s is no time limit"):
+        audit(["torch"], tmp_path, timeout=0)
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    text = io.StringIO()
+    code = audit(["karpathy"], folder, console=Console(file=text, width=120))
+    return folder / "audit", text.getvalue(), code
+
+
+def test_the_command_prints_and_writes_what_it_measured_in_a_process_of_its_own(audited):
+    folder, text, code = audited
+    assert code == 0
+    assert "consistent_unbiased" in text
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "frameworks.md",
+        "frameworks.parquet",
+        "provenance.json",
+        "section.html",
+    ]
+    (row,) = pd.read_parquet(folder / "frameworks.parquet").to_dict("records")
+    assert (row["name"], row["status"], row["convention"]) == ("karpathy", "measured", "consistent_unbiased")
+    assert row["version"].split("+")[0] == torch.__version__.split("+")[0]
+    assert row["difference"] < 1e-5
+    assert "| karpathy" in (folder / "frameworks.md").read_text()
+    assert (folder / "section.html").read_text().startswith('<section id="audit">')
+
+
+def test_measuring_one_layer_leaves_the_other_rows_as_they_are(audited, tmp_path):
+    shutil.copytree(audited[0], tmp_path / "audit")
+    assert audit(["torch-functional"], tmp_path, console=Console(file=io.StringIO())) == 0
+    both = table.read(tmp_path / "audit")
+    assert both["name"].tolist() == ["torch-functional", "karpathy"]
+    assert both["convention"].tolist() == ["paper", "consistent_unbiased"]
+
+
+def test_a_framework_asked_for_by_name_and_not_there_is_listed_and_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "ENTRIES", (*ENTRIES, LASAGNE))
+    text = io.StringIO()
+    assert audit([LASAGNE.name], tmp_path, console=Console(file=text)) == 1
+    assert "lasagne: missing, not installed: no-such-distribution" in text.getvalue()
+    assert "lasagne: missing, not installed: no-such-distribution" in report.markdown(table.read(tmp_path / "audit"))
+
+
+def test_an_unreadable_earlier_table_gets_one_line(tmp_path):
+    (tmp_path / "audit").mkdir()
+    (tmp_path / "audit" / "frameworks.parquet").write_text("not a table")
+    with pytest.raises(UserError, match="is no table of an audit"):
+        audit(["torch"], tmp_path)
