@@ -1,4 +1,4 @@
-"""The child process of the mirror, told of jobs on standard input: `python -m bnstudy.tracking.following NAME STORE MODE`."""
+"""The mirror's child process, told of jobs on standard input: `python -m bnstudy.tracking.following NAME STORE MODE`."""
 
 from __future__ import annotations
 

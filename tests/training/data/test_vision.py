@@ -25,7 +25,7 @@ import torch
 import torchvision.datasets as published
 
 from bnstudy.errors import UserError
-from bnstudy.training import files, shapes
+from bnstudy.training.data import files, shapes
 from bnstudy.training.config import DatasetConfig
 from bnstudy.training.data.dataset import load_dataset
 from bnstudy.training.data.shapes import describe
