@@ -21,7 +21,7 @@ class Convention:
     Raises:
         ValueError: a choice that is neither "biased" nor "unbiased".
 
-    Source: Ioffe & Szegedy 2015, Algorithms 1 and 2 (`paper`); bnstudy issue 2 for the four names.
+    Source: Ioffe & Szegedy 2015, Algorithms 1 and 2 (`paper`); docs/method.md, "Conventions".
     """
 
     normalize: str

@@ -39,7 +39,7 @@ def convert(
         ValueError: an unknown convention, a norm_batch_size below 1, or a layer that cannot take a convention
             (SyncBatchNorm, a lazy layer, a subclass); the model is unchanged then.
 
-    Source: bnstudy issue 2.
+    Source: docs/method.md, "Conventions".
     """
     chosen, size = Convention.parse(convention), group_size(norm_batch_size)
     layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]

@@ -21,7 +21,7 @@ def deferred_averages(model: nn.Module) -> Iterator[None]:
     Args:
         model: with bnstudy's BatchNorm layers.
 
-    Source: bnstudy issue 2, "What it must show": steps per second.
+    Source: docs/method.md, "Statistics", for the averages; results/benchmark for what it saves.
     """
     layers = list(batchnorm_layers(model).values())
     for layer in layers:

@@ -31,7 +31,7 @@ def split(input: Tensor, size: int | None) -> list[tuple[Tensor, int]]:
     Returns:
         Pairs (part, number of groups in it), in the order of the samples; one or two of them.
 
-    Source: Hoffer, Hubara & Soudry 2017, Algorithm 1; the remainder's rule is bnstudy's (issue 2).
+    Source: Hoffer, Hubara & Soudry 2017, Algorithm 1, which has no remainder; docs/method.md, "Conventions".
     """
     samples = input.size(0)
     if size is None or size >= samples:

@@ -27,8 +27,8 @@ def evaluating(
         statistic: "batch" (the batch's own, under the layer's normalising variance, nothing updated), "ema_biased",
             "ema_unbiased", "ema_pooled", "population_biased", "population_unbiased" or "population_pooled".
         population: what `population_statistics` returned; needed for the `population_` statistics.
-        factors: multiplies each layer's variance, by layer name; k of DESIGN.md, which makes a stored variance match
-            the training divisor; "batch" takes none. Default: 1 everywhere.
+        factors: multiplies each layer's variance, by layer name; the k of docs/method.md, "Conventions", which
+            makes a stored variance match the training divisor; "batch" takes none. Default: 1 everywhere.
 
     Yields:
         The model.
@@ -36,7 +36,7 @@ def evaluating(
     Raises:
         ValueError: an unknown statistic, one that a layer does not keep, or no population where one is needed.
 
-    Source: bnstudy issue 2.
+    Source: docs/method.md, "Statistics".
     """
     with held_in_evaluation(model) as layers:
         for name, layer in layers.items():

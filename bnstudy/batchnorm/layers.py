@@ -79,7 +79,7 @@ class ConventionBatchNorm(MovingAverages):
         ValueError: an unknown convention; a norm_batch_size below 1; in training, a batch or group with one value per
             channel, or an input with a wrong number of dimensions (as torch's layers do).
 
-    Source: Ioffe & Szegedy 2015, Algorithms 1 and 2; bnstudy issue 2.
+    Source: Ioffe & Szegedy 2015, Algorithms 1 and 2; docs/method.md, "One kernel for all".
     """
 
     # What evaluation uses instead of the running buffers: (mean, variance), or the batch's own; see `inference.py`.

@@ -99,7 +99,7 @@ def population_statistics(model: nn.Module, batches: Iterable[Tensor]) -> dict[s
         ValueError: no batch at all, or one with a single value per channel.
 
     Source: Ioffe & Szegedy 2015, Algorithm 2, lines 8-11; Wu & Johnson 2021, "Rethinking 'Batch' in BatchNorm", section 3
-    (PreciseBN); bnstudy issue 2.
+    (PreciseBN); docs/method.md, "Statistics".
     """
     with held_in_evaluation(model) as layers:
         sums = {name: PopulationSums(layer.num_features) for name, layer in layers.items()}

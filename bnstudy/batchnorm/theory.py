@@ -63,7 +63,7 @@ def predict(
     Raises:
         ValueError: m below 2, an m_eff of 1 or less, an unknown statistic.
 
-    Source: DESIGN.md, section 2, "What theory predicts".
+    Source: docs/method.md, "Theory, layer by layer".
     """
     c = bessel(m) if m >= 2 else bessel(1)
     q = independence_factor(m if m_eff is None else m_eff)
