@@ -6,5 +6,5 @@ class UserError(Exception):
 
     The text is one or two lines: which key, which value, and what would be accepted. It is shown without a traceback.
 
-    Source: bnstudy issue 2.
+    Source: docs/architecture.md, "Faults and secrets".
     """

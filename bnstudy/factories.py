@@ -38,7 +38,7 @@ def load_factory(key: str, spec: str | None) -> Callable[..., Any]:
     Raises:
         UserError: one line, if the text has another form, or the module cannot be imported, or has no such callable.
 
-    Source: bnstudy issue 7, part 4.
+    Source: docs/architecture.md, "How to add".
     """
     if not spec:
         raise UserError(f"{key}: nothing is named; use {FORM}, a function in a module of yours")
@@ -71,7 +71,7 @@ def call_factory(key: str, spec: str, given: Sequence[Any], named: Mapping[str, 
     Raises:
         UserError: one line, with the exception that the function raised and where; and as `load_factory`.
 
-    Source: bnstudy issue 7, part 4.
+    Source: docs/architecture.md, "How to add".
     """
     factory = load_factory(key, spec)
     try:
@@ -93,7 +93,7 @@ def source_digest(key: str, spec: str) -> str:
     Raises:
         UserError: as `load_factory`.
 
-    Source: bnstudy issue 7, part 4.
+    Source: docs/architecture.md, "How to add".
     """
     factory = inspect.unwrap(load_factory(key, spec))
     names = dict.fromkeys((spec.partition(":")[0], getattr(factory, "__module__", None)))

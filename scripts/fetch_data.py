@@ -42,7 +42,7 @@ def fetch_fashion_mnist(root: str) -> list[Path]:
     Raises:
         UserError: not a Debian-like machine, the package could not be had, or its content is not the published set.
 
-    Source: Debian package dataset-fashion-mnist; bnstudy issue 2, part 4.
+    Source: Debian package dataset-fashion-mnist; Xiao, Rasul & Vollgraf 2017, "Fashion-MNIST", for the set.
     """
     wanted = [
         file for file in data_files(DatasetConfig(name="fashion_mnist", root=root)) if not file.exists() or file.damage()

@@ -80,7 +80,7 @@ def benchmark_grouping(rounds: int, cases: Sequence[Case] = CASES) -> Benchmark:
     Returns:
         Gains over one at a time; those that `replicas=auto` picks have the target of 1.
 
-    Source: bnstudy issue 2, part 6.
+    Source: docs/method.md, "Replicas and pairing".
     """
     rows: list[Row] = []
     times: dict[str, dict[str, Spread]] = {}

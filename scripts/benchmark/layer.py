@@ -70,9 +70,9 @@ def benchmark_layer(rounds: int) -> Benchmark:
         rounds: interleaved rounds a shape; a turn lasts 2 ms or more.
 
     Returns:
-        Ratios to torch's own layer and of tensor operations to ours, with issue 2's targets.
+        Ratios to torch's own layer and of tensor operations to ours, with their targets.
 
-    Source: bnstudy issue 2, "What it must show".
+    Source: docs/method.md, "One kernel for all".
     """
     rows: list[Row] = []
     times: dict[str, dict[str, Spread]] = {}

@@ -116,9 +116,9 @@ def benchmark_loop(rounds: int, cases: Sequence[Case] = CASES) -> Benchmark:
         cases: what to train.
 
     Returns:
-        Ratios of steps a second, with issue 2's targets.
+        Ratios of steps a second, with their targets.
 
-    Source: bnstudy issue 2, "What it must show".
+    Source: docs/method.md, "Replicas and pairing".
     """
     rows: list[Row] = []
     times: dict[str, dict[str, Spread]] = {}

@@ -56,9 +56,9 @@ def benchmark_sweep(rounds: int) -> Benchmark:
         rounds: interleaved rounds; a quarter of it for whole jobs.
 
     Returns:
-        Ratios by number of seeds and rival, with issue 3's targets.
+        Ratios by number of seeds and rival, with their targets.
 
-    Source: bnstudy issue 3, "What it must show".
+    Source: docs/architecture.md, "Engines".
     """
     dataset = load_dataset(Config().dataset)
     configs = {m: Config(batch_size=m, device="cpu") for m in BATCH_SIZES}
@@ -102,9 +102,9 @@ def benchmark_replicas(rounds: int, device: str, most: int = 512, batch_sizes: S
         batch_sizes: samples a step.
 
     Returns:
-        Ratios by batch size, replicas and rival; nothing was promised for a GPU.
+        Ratios by batch size, replicas and rival, without targets.
 
-    Source: bnstudy issue 3, "What it must show".
+    Source: docs/method.md, "Replicas and pairing".
     """
     numbers = [1 << power for power in range(most.bit_length())]
     clock = Stopwatch(wall_clock(device))

@@ -75,7 +75,7 @@ def run_gallery(
     Raises:
         UserError: an unknown fault or model, or a number below 1.
 
-    Source: bnstudy issue 7, "What it must show".
+    Source: docs/architecture.md, "Diagnosis".
     """
     for name, number in (("draws", draws), ("workers", workers)):
         if number < 1:

@@ -1,4 +1,4 @@
-"""DESIGN.md's table of second moments, typed in by hand, and simulations of it."""
+"""The table of second moments in docs/method.md, typed in by hand, and simulations of it."""
 
 from __future__ import annotations
 

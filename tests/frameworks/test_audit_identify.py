@@ -52,7 +52,7 @@ class Plan:
 
 
 class NumpyLayer:
-    """BatchNorm in float32, written from the formulas of DESIGN.md, with the plan's deviations."""
+    """BatchNorm in float32, written from the formulas of docs/method.md, with the plan's deviations."""
 
     def __init__(self, plan: Plan, channels: int, momentum: float | None) -> None:
         argument = plan.default if momentum is None else momentum

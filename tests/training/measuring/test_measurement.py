@@ -1,4 +1,4 @@
-"""A block's rows are those DESIGN.md asks for, and their numbers those of plain computations on the frozen network."""
+"""A block gives the rows that docs/method.md asks for, with the numbers of plain computations on the frozen network."""
 
 from __future__ import annotations
 

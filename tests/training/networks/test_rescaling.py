@@ -3,7 +3,8 @@
 What is compared are two trainings of the harness, `consistent_unbiased` and `consistent_biased_rescaled`, each the other's
 oracle: same seeds, same batches, other constants everywhere. A difference is the largest one of any output, as a share of
 the largest output of the step; outputs are in training mode at every step, and under each arm's own stored statistics at
-some. It starts at rounding, about 1e-16, and training amplifies it: the tolerances are those of DESIGN.md, section 2.
+some. It starts at rounding, about 1e-16, and training amplifies it: the tolerances are those of docs/method.md, "The
+identity control".
 """
 
 from __future__ import annotations
