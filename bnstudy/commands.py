@@ -37,8 +37,8 @@ def run(arguments: Sequence[str], only_plan: bool = False) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from bnstudy.sweeps.composition import explain, refuse_repeated, register_resolvers, typed, with_open_mappings
+    from bnstudy.sweeps.config import Config
     from bnstudy.sweeps.provenance import command_line
-    from bnstudy.training.config import Config
 
     refuse_repeated(arguments)
     ConfigStore.instance().store(name="schema", node=Config)
@@ -114,10 +114,12 @@ def _planned(configs: list[Any]) -> tuple[Any, Any]:
     """The plan and its store; comparisons that the cells cannot answer are refused before anything is trained for them."""
     import dataclasses
 
-    from bnstudy.analysis.verdicts import declared_family
+    from bnstudy.analysis.verdicts import check_metric, declared_family
     from bnstudy.sweeps.study import plan_study, recorded_cells
 
     plan, store = plan_study(configs)
+    for cell in plan.cells:
+        check_metric(cell.config)
     declared_family(dataclasses.asdict(configs[0].study), recorded_cells(plan))
     return plan, store
 

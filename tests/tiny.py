@@ -6,7 +6,8 @@ import copy
 from typing import Any
 
 from bnstudy.batchnorm.conventions import CONVENTIONS
-from bnstudy.training.config import Config, DatasetConfig, ModelConfig
+from bnstudy.sweeps.config import Config
+from bnstudy.training.config import DatasetConfig, ModelConfig
 
 DIGITS = DatasetConfig(train_size=104, test_size=40)
 MLP = ModelConfig(width=12, depth=2)

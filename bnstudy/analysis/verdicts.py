@@ -13,7 +13,8 @@ from bnstudy.analysis.contrasts import contrast_table
 from bnstudy.analysis.families import Family, pairs_of
 from bnstudy.batchnorm.conventions import ARMS
 from bnstudy.errors import UserError
-from bnstudy.training.config import StudyConfig
+from bnstudy.sweeps.config import Config, StudyConfig
+from bnstudy.training.data.shapes import METRICS, describe
 
 QUANTITIES = ("own", "batch", "gap")
 """What is compared: a metric under each convention's own statistic, under the batch's, and own − batch."""
@@ -21,6 +22,20 @@ BASELINES = ("norm=group", "norm=layer", "norm=none")
 """Arms without BatchNorm."""
 _ARMS = ("norm", "normalize")
 """Columns that tell arms apart rather than cells."""
+
+
+def check_metric(config: Config) -> None:
+    """Refuse a primary metric that is not measured on a cell's data.
+
+    Raises:
+        UserError: study.metric, its value and what would be accepted.
+    """
+    measured = METRICS[describe(config.dataset).task]
+    if config.study.metric is not None and config.study.metric not in measured:
+        raise UserError(
+            f"study.metric: {config.study.metric!r} is not measured on {config.dataset.name!r}; "
+            f"use {' or '.join(map(repr, measured))}, or null"
+        )
 
 
 def declared_family(study: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> Family:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from bnstudy.errors import UserError
-from bnstudy.training.config import Config
+from bnstudy.sweeps.config import Config
 
 _OPEN = ("engine.options", "study.family", "model.args", "dataset.args")  # what a schema cannot list
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bnstudy.batchnorm.conventions import Convention
-from bnstudy.training.config import Config
+from bnstudy.sweeps.config import Config
 
 NUMERICS = 2
 """Raised whenever the same configuration begins to give other numbers, so that old jobs are not taken for new ones."""

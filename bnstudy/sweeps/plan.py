@@ -9,10 +9,11 @@ from typing import Any
 
 from bnstudy.batchnorm.conventions import RESCALED, Convention
 from bnstudy.errors import UserError
+from bnstudy.sweeps.checks import seed_list
+from bnstudy.sweeps.config import Config
 from bnstudy.sweeps.identity import job_id, training_fields, training_id
 from bnstudy.sweeps.store import LAYOUT, Record, Store, is_done
-from bnstudy.training.checks import seed_list
-from bnstudy.training.config import Config, VarianceConfig
+from bnstudy.training.config import VarianceConfig
 from bnstudy.training.data.shapes import describe
 
 

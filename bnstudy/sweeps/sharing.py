@@ -7,11 +7,11 @@ import time
 from collections.abc import Generator, Sequence
 
 from bnstudy.sweeps.claims import living
+from bnstudy.sweeps.config import EngineConfig
 from bnstudy.sweeps.engines import Engine
 from bnstudy.sweeps.job import Outcome, recorded
 from bnstudy.sweeps.plan import Job, is_settled
 from bnstudy.sweeps.store import Record, Store
-from bnstudy.training.config import EngineConfig
 
 
 def run_shared(

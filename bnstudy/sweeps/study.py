@@ -12,6 +12,8 @@ from types import FrameType
 from typing import NoReturn, Protocol
 
 from bnstudy.errors import UserError
+from bnstudy.sweeps.checks import check_cell
+from bnstudy.sweeps.config import Config
 from bnstudy.sweeps.engines import engine
 from bnstudy.sweeps.engines.local import workers
 from bnstudy.sweeps.identity import training_id
@@ -22,8 +24,7 @@ from bnstudy.sweeps.provenance import source_state
 from bnstudy.sweeps.redaction import redacted_fields
 from bnstudy.sweeps.sharing import run_shared
 from bnstudy.sweeps.store import Record, Store
-from bnstudy.training.checks import check, check_values_per_channel
-from bnstudy.training.config import Config
+from bnstudy.training.checks import check_values_per_channel
 from bnstudy.training.data.files import require_files
 from bnstudy.training.data.shapes import DatasetShape
 from bnstudy.training.imported import with_imports
@@ -74,7 +75,7 @@ def plan_study(configs: Sequence[Config]) -> tuple[Plan, Store]:
         UserError: the first thing wrong with a cell.
     """
     configs = [with_imports(config) for config in configs]
-    shapes = [check(config) for config in configs]  # before torch is imported: a typing mistake is told at once
+    shapes = [check_cell(config) for config in configs]  # before torch is imported: a typing mistake is told at once
     device = _resolve_device(configs)
     resolved = [dataclasses.replace(config, device=device) for config in configs]
     for key in ("name", "output_dir", "results_dir", "tracking"):

@@ -16,8 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from bnstudy.assets import config_folder
 from bnstudy.errors import UserError
 from bnstudy.sweeps.composition import explain, register_resolvers
+from bnstudy.sweeps.config import Config
 from bnstudy.tracking.record import PROJECT
-from bnstudy.training.config import Config
 
 AXIS_KEPT = "variance"
 """Not an axis of the sweep: conventions share trainings, so that one call measures them all."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from bnstudy.batchnorm.conventions import CONVENTIONS, RESCALED, Convention
 from bnstudy.errors import UserError
-from bnstudy.training.config import Config
-from bnstudy.training.data.shapes import METRICS, DatasetShape, describe
+from bnstudy.training.config import TrainingConfig
+from bnstudy.training.data.shapes import DatasetShape, describe
 
 _CHOICES = {
     "optimizer.name": ("sgd", "adamw"),
@@ -17,9 +16,6 @@ _CHOICES = {
     "schedule.name": ("constant", "cosine"),
     "device": ("auto", "cpu", "cuda"),
     "precision": ("float32", "bfloat16", "float64"),
-    "engine.name": ("local", "slurm", "ray"),
-    "scale": ("standard", "full"),
-    "tracking": ("offline", "online", "disabled"),
 }
 _POSITIVE = (
     "batch_size",
@@ -27,8 +23,6 @@ _POSITIVE = (
     "eps",
     "optimizer.lr",
     "optimizer.reference_batch_size",
-    "engine.threads",
-    "engine.time",
 )
 
 
@@ -43,22 +37,7 @@ def lookup(config: Any, key: str) -> Any:
     return config
 
 
-def seed_list(seeds: Any) -> list[int]:
-    """The seeds that `seeds` stands for: a number R gives 0…R-1, a list gives itself.
-
-    Raises:
-        UserError: not a positive number or a list of different numbers ≥ 0.
-    """
-    if isinstance(seeds, int) and not isinstance(seeds, bool) and seeds >= 1:
-        return list(range(seeds))
-    if isinstance(seeds, Sequence) and not isinstance(seeds, str) and len(seeds) > 0:
-        plain = all(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32 for seed in seeds)
-        if plain and len(set(seeds)) == len(seeds):
-            return list(seeds)
-    raise UserError(f"seeds: {seeds!r} names no seeds; use a number R ≥ 1 for 0…R-1, or a list of different numbers ≥ 0")
-
-
-def check(config: Config) -> DatasetShape:
+def check(config: TrainingConfig) -> DatasetShape:
     """Refuse a configuration that cannot be trained; nothing is loaded or written.
 
     Returns:
@@ -66,8 +45,6 @@ def check(config: Config) -> DatasetShape:
 
     Raises:
         UserError: one line with the key, its value and what would be accepted.
-
-    Source: bnstudy issue 2.
     """
     for key, choices in _CHOICES.items():
         if (value := lookup(config, key)) not in choices:
@@ -76,7 +53,7 @@ def check(config: Config) -> DatasetShape:
         value = lookup(config, key)
         if not (value > 0 and math.isfinite(value)):
             raise UserError(f"{key}: {value} is not positive; use a number above 0")
-    for key in ("norm_batch_size", "steps", "engine.workers"):
+    for key in ("norm_batch_size", "steps"):
         value = lookup(config, key)
         if value is not None and value < 1:
             raise UserError(f"{key}: {value} is below 1; use 1 or more, or null")
@@ -85,13 +62,6 @@ def check(config: Config) -> DatasetShape:
             f"probe_batches: {config.probe_batches} leaves a half without a standard error; "
             f"use {LEAST_BATCHES} or more, or 0 for no probes"
         )
-    engine = config.engine
-    if engine.memory is not None and not 0 < engine.memory < math.inf:
-        raise UserError(f"engine.memory: {engine.memory} is not positive; use GB above 0, or null")
-    if engine.gpus_per_job is not None and not 0 <= engine.gpus_per_job < math.inf:
-        raise UserError(f"engine.gpus_per_job: {engine.gpus_per_job} is negative; use 0 or more, or null")
-    if engine.name == "slurm" and (engine.gpus_per_job or 0) % 1:
-        raise UserError(f"engine.gpus_per_job: {engine.gpus_per_job} is no whole number; Slurm gives a job whole GPUs")
     if config.momentum is not None and not 0 < config.momentum <= 1:
         raise UserError(f"momentum: {config.momentum} is no weight of the new batch; use 0 < momentum ≤ 1, or null")
     for key in ("optimizer.momentum", "schedule.warmup"):
@@ -110,17 +80,11 @@ def check(config: Config) -> DatasetShape:
     number = isinstance(config.replicas, int) and not isinstance(config.replicas, bool) and config.replicas >= 1
     if config.replicas != "auto" and not number:
         raise UserError(f"replicas: {config.replicas!r} is no number of replicas; use 'auto' or 1 or more")
-    seed_list(config.seeds)
     try:
         Convention(config.variance.normalize, config.variance.accumulate)
     except ValueError as error:
         raise UserError(str(error).replace("convention", "variance", 1)) from error
     shape = describe(config.dataset)
-    if config.study.metric is not None and config.study.metric not in METRICS[shape.task]:
-        raise UserError(
-            f"study.metric: {config.study.metric!r} is not measured on {config.dataset.name!r}; "
-            f"use {' or '.join(map(repr, METRICS[shape.task]))}, or null"
-        )
     if config.batch_size > shape.train_samples:
         raise UserError(
             f"batch_size: {config.batch_size} is more than the {shape.train_samples} training samples of "
@@ -138,7 +102,7 @@ def check(config: Config) -> DatasetShape:
     return shape
 
 
-def _check_rescaled(config: Config, shape: DatasetShape) -> None:
+def _check_rescaled(config: TrainingConfig, shape: DatasetShape) -> None:
     """Refuse the identity control where it is no identity: it needs BatchNorm, `consistent_biased` and one m throughout."""
     control = f"the identity control {RESCALED!r} (variance.rescaled)"
     for key in ("variance.normalize", "variance.accumulate"):
@@ -165,7 +129,7 @@ def _check_rescaled(config: Config, shape: DatasetShape) -> None:
         )
 
 
-def _check_port(config: Config, shape: DatasetShape) -> None:
+def _check_port(config: TrainingConfig, shape: DatasetShape) -> None:
     """Refuse a first phase under a convention that there is not, or that leaves nothing to fine-tune."""
     port = config.port
     try:
@@ -190,7 +154,7 @@ def _check_port(config: Config, shape: DatasetShape) -> None:
         raise UserError(f"port.epochs: {port.epochs} leaves nothing of {key}={total} for fine-tuning; use {fitting}")
 
 
-def check_values_per_channel(config: Config, shape: DatasetShape, spatial: dict[str, int]) -> None:
+def check_values_per_channel(config: TrainingConfig, shape: DatasetShape, spatial: dict[str, int]) -> None:
     """Refuse a batch, a ghost batch, a last partial batch or a test split that leaves a layer one value per channel.
 
     Args:

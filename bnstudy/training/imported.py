@@ -8,8 +8,9 @@ from typing import TypeVar
 
 from bnstudy.errors import UserError
 from bnstudy.factories import source_digest
-from bnstudy.training.config import Config, DatasetConfig, ModelConfig
+from bnstudy.training.config import DatasetConfig, ModelConfig, TrainingConfig
 
+_Config = TypeVar("_Config", bound=TrainingConfig)
 _Part = TypeVar("_Part", DatasetConfig, ModelConfig)
 
 
@@ -62,7 +63,7 @@ def arguments_text(part: DatasetConfig | ModelConfig) -> str:
     return json.dumps(part.args, sort_keys=True)
 
 
-def with_imports(config: Config) -> Config:
+def with_imports(config: _Config) -> _Config:
     """A configuration whose imports have their names for tables, and the digests of their sources.
 
     An import that nobody has named is called what its factory is. The digests make a changed source another job; the job's

@@ -16,7 +16,7 @@ from bnstudy.batchnorm.conventions import Convention
 from bnstudy.batchnorm.deferral import deferred_averages
 from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.errors import UserError
-from bnstudy.training.config import Config
+from bnstudy.training.config import TrainingConfig
 from bnstudy.training.data.augment import crop_flip
 from bnstudy.training.data.batches import batch_sizes, chunks, draw_order, gather
 from bnstudy.training.data.dataset import Dataset
@@ -50,7 +50,7 @@ class EpochRecord:
     samples: int
 
 
-def total_steps(config: Config, train_samples: int) -> int:
+def total_steps(config: TrainingConfig, train_samples: int) -> int:
     """Optimizer steps of a training: `steps` where given, else `epochs` passes over the split."""
     if config.steps is not None:
         return config.steps
@@ -83,7 +83,7 @@ class Training:
     Source: bnstudy issue 2, parts 6 and 7.
     """
 
-    def __init__(self, config: Config, dataset: Dataset, seeds: Sequence[int]) -> None:
+    def __init__(self, config: TrainingConfig, dataset: Dataset, seeds: Sequence[int]) -> None:
         self.config, self.dataset, self.seeds = config, dataset, list(seeds)
         self.device = dataset.train.inputs.device
         self.convention = Convention(config.variance.normalize, config.variance.accumulate)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from bnstudy.training.config import Config, ModelConfig
+from bnstudy.sweeps.config import Config
+from bnstudy.training.config import ModelConfig
 from bnstudy.training.data.dataset import Dataset, Split
 from bnstudy.training.data.scaling import standard
 from bnstudy.training.data.shapes import DatasetShape

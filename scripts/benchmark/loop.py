@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from bnstudy.batchnorm.mode import batchnorm_layers
-from bnstudy.training.config import Config, DatasetConfig, ModelConfig
+from bnstudy.sweeps.config import Config
+from bnstudy.training.config import DatasetConfig, ModelConfig
 from bnstudy.training.data.dataset import Dataset, load_dataset
 from bnstudy.training.data.shapes import describe
 from bnstudy.training.loop import Training

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from bnstudy.sweeps.config import Config, EngineConfig
 from bnstudy.sweeps.engines.local import run_local
 from bnstudy.sweeps.provenance import source_state
 from bnstudy.sweeps.store import Store
 from bnstudy.sweeps.study import plan_study, recorded_cells
-from bnstudy.training.config import Config, EngineConfig, OptimizerConfig, VarianceConfig
+from bnstudy.training.config import OptimizerConfig, VarianceConfig
 from bnstudy.training.data.dataset import load_dataset
 from bnstudy.training.measuring.measurement import measure_block
 

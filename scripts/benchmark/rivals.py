@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
-from bnstudy.training.config import Config
+from bnstudy.sweeps.config import Config
 from bnstudy.training.data.dataset import Dataset
 from bnstudy.training.networks.models import build_model
 from bnstudy.training.optimization import build_optimizer, learning_rates

@@ -9,7 +9,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from bnstudy.training.config import Config, VarianceConfig
+from bnstudy.sweeps.config import Config
+from bnstudy.training.config import VarianceConfig
 from bnstudy.training.data.dataset import Dataset, load_dataset
 from bnstudy.training.data.shapes import describe
 from bnstudy.training.loop import Training

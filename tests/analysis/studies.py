@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from bnstudy.sweeps.config import Config
 from bnstudy.sweeps.identity import training_id
 from bnstudy.sweeps.job import run_job
 from bnstudy.sweeps.plan import cell_fields, make_plan
 from bnstudy.sweeps.store import Store
-from bnstudy.training.config import Config
 
 SOURCE = {"bnstudy": "0.1.0", "commit": "a" * 40, "dirty": True}
 

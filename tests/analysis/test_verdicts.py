@@ -13,12 +13,12 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from bnstudy.analysis.tables import recorded_study, study_tables
-from bnstudy.analysis.verdicts import declared_family
+from bnstudy.analysis.verdicts import check_metric, declared_family
 from bnstudy.batchnorm.conventions import CONVENTIONS
 from bnstudy.errors import UserError
+from bnstudy.sweeps.config import StudyConfig
 from bnstudy.sweeps.plan import Cell, cell_fields
 from bnstudy.sweeps.store import Store
-from bnstudy.training.config import StudyConfig
 from tests.analysis.studies import run_study
 from tests.tiny import tiny
 
@@ -135,6 +135,13 @@ def test_what_cannot_be_declared_is_refused_with_what_could(change: dict[str, An
         study["family"] = {"batch_size": [8, 3]}
     with pytest.raises(UserError, match=message):
         declared_family(study, cells)
+
+
+def test_a_metric_that_is_not_measured_on_the_data_is_refused() -> None:
+    check_metric(tiny(study__metric=None))
+    check_metric(tiny(study__metric="loss"))
+    with pytest.raises(UserError, match=r"^study.metric: 'r2' is not measured on 'digits'; use 'accuracy' or .*, or null$"):
+        check_metric(tiny(study__metric="r2"))
 
 
 def recorded(*configs: Any) -> list[dict[str, Any]]:

@@ -11,10 +11,10 @@ import yaml
 
 import bnstudy.commands
 from bnstudy.analysis.verdicts import declared_family
+from bnstudy.sweeps.checks import check_cell, seed_list
+from bnstudy.sweeps.config import Config
 from bnstudy.sweeps.identity import training_id
 from bnstudy.sweeps.plan import Cell, cell_fields
-from bnstudy.training.checks import check, seed_list
-from bnstudy.training.config import Config
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -32,7 +32,7 @@ def cells_of(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> list[Conf
 @pytest.mark.parametrize("name", NAMES)
 def test_a_preset_composes_and_its_family_fits_its_cells(name: str, scale: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = cells_of([f"+experiments={name}", f"scale={scale}", "device=cpu"], monkeypatch)
-    shapes = [check(cell) for cell in cells]
+    shapes = [check_cell(cell) for cell in cells]
     assert all(cell.batch_size <= shape.train_samples for cell, shape in zip(cells, shapes, strict=True))
     recorded = [{"training": training_id(cell), "fields": cell_fields(Cell(cell, "", ()))} for cell in cells]
     family = declared_family(dataclasses.asdict(cells[0].study), recorded)

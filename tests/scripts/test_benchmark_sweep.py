@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bnstudy.training.config import Config
+from bnstudy.sweeps.config import Config
 from bnstudy.training.data.dataset import Dataset
 from bnstudy.training.loop import Training
 from scripts.benchmark.overhead import job_overhead, planning_time

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from bnstudy.sweeps.claims import living
+from bnstudy.sweeps.config import EngineConfig
 from bnstudy.sweeps.engines.local import run_local
 from bnstudy.sweeps.store import Store
-from bnstudy.training.config import EngineConfig
 from tests.sweeps.test_job import SOURCE, job_of
 
 

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from bnstudy.errors import UserError
+from bnstudy.sweeps.checks import check_cell
 from bnstudy.sweeps.engines import engine
 from bnstudy.sweeps.engines.local import run_local
 from bnstudy.sweeps.study import plan_study
-from bnstudy.training.checks import check
 from tests.tiny import tiny
 
 
@@ -73,7 +73,7 @@ def test_without_slurms_commands_the_first_one_missing_is_named(monkeypatch: pyt
 )
 def test_settings_out_of_range_are_refused(key: str, value: Any, accepted: str) -> None:
     with pytest.raises(UserError, match=rf"^engine\.{key}: .*{accepted}$"):
-        check(tiny(**{f"engine__{key}": value}))
+        check_cell(tiny(**{f"engine__{key}": value}))
 
 
 def test_a_job_that_fits_on_no_node_of_a_ray_cluster_is_named_with_what_there_is() -> None:
@@ -140,6 +140,6 @@ def test_a_gpu_that_is_not_here_is_refused_where_jobs_run_here(monkeypatch: pyte
 
 
 def test_ray_shares_a_gpu_and_slurm_does_not() -> None:
-    check(tiny(engine__name="ray", engine__gpus_per_job=0.5))
+    check_cell(tiny(engine__name="ray", engine__gpus_per_job=0.5))
     with pytest.raises(UserError, match=r"^engine\.gpus_per_job: 0\.5 is no whole number"):
-        check(tiny(engine__name="slurm", engine__gpus_per_job=0.5))
+        check_cell(tiny(engine__name="slurm", engine__gpus_per_job=0.5))

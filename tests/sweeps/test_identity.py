@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bnstudy.sweeps.config import Config
 from bnstudy.sweeps.identity import job_id, training_fields, training_id
-from bnstudy.training.config import Config
 from tests.tiny import tiny
 
 MATTER: dict[str, list[Any]] = {

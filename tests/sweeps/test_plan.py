@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from bnstudy.batchnorm.conventions import CONVENTIONS
 from bnstudy.errors import UserError
+from bnstudy.sweeps.config import Config
 from bnstudy.sweeps.identity import training_id
 from bnstudy.sweeps.plan import Plan, blocks, canonical, cell_fields, make_plan
 from bnstudy.sweeps.store import LAYOUT, Store, write_json
-from bnstudy.training.config import Config
 from tests.tiny import tiny
 
 

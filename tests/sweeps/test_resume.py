@@ -11,12 +11,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from bnstudy.sweeps.config import Config
 from bnstudy.sweeps.identity import job_id, training_id
 from bnstudy.sweeps.job import run_job
 from bnstudy.sweeps.plan import Job, canonical
 from bnstudy.sweeps.store import Store
 from bnstudy.sweeps.worker import prepare_process
-from bnstudy.training.config import Config
 from bnstudy.training.data.dataset import load_dataset
 from bnstudy.training.measuring.measurement import Checkpoint, measure_block
 from tests.tiny import tiny

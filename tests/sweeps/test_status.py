@@ -9,12 +9,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from bnstudy.sweeps.config import EngineConfig
 from bnstudy.sweeps.job import Outcome
 from bnstudy.sweeps.plan import Job
 from bnstudy.sweeps.sharing import run_shared
 from bnstudy.sweeps.status import study_status
 from bnstudy.sweeps.store import LAYOUT, Record, Store, write_json
-from bnstudy.training.config import EngineConfig
 from tests.sweeps.test_job import SOURCE, job_of
 
 

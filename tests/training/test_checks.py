@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnstudy.errors import UserError
-from bnstudy.training.checks import check, check_values_per_channel, lookup, seed_list
-from bnstudy.training.config import Config
+from bnstudy.training.checks import check, check_values_per_channel, lookup
+from bnstudy.training.config import TrainingConfig
 from bnstudy.training.data.dataset import Dataset
 from bnstudy.training.data.shapes import DatasetShape
 from bnstudy.training.measuring.measurement import measure_block
 from tests.tiny import tiny
 
 
-def refusal(config: Config, shape: DatasetShape | None = None, spatial: dict[str, int] | None = None) -> str:
+def refusal(config: TrainingConfig, shape: DatasetShape | None = None, spatial: dict[str, int] | None = None) -> str:
     def ask() -> None:
         if shape is None or spatial is None:
             check(config)
@@ -36,7 +36,7 @@ def refusal(config: Config, shape: DatasetShape | None = None, spatial: dict[str
 
 
 def test_the_defaults_and_the_tiny_configuration_are_accepted() -> None:
-    assert check(Config()).train_samples == 1437
+    assert check(TrainingConfig()).train_samples == 1437
     assert check(tiny()).train_samples == 104
 
 
@@ -48,7 +48,6 @@ def test_the_defaults_and_the_tiny_configuration_are_accepted() -> None:
         ("schedule__name", "step"),
         ("device", "tpu"),
         ("precision", "float16"),
-        ("tracking", "mlflow"),
         ("batch_size", 0),
         ("batch_size", -8),
         ("epochs", 0),
@@ -57,8 +56,6 @@ def test_the_defaults_and_the_tiny_configuration_are_accepted() -> None:
         ("optimizer__lr", -0.1),
         ("optimizer__lr", math.inf),
         ("optimizer__reference_batch_size", 0),
-        ("engine__threads", 0),
-        ("engine__workers", 0),
         ("norm_batch_size", 0),
         ("norm_batch_size", 9),
         ("steps", 0),
@@ -74,15 +71,6 @@ def test_the_defaults_and_the_tiny_configuration_are_accepted() -> None:
         ("replicas", "many"),
         ("replicas", True),
         ("replicas", 2.0),
-        ("seeds", 0),
-        ("seeds", -1),
-        ("seeds", [0, -1]),
-        ("seeds", []),
-        ("seeds", [1, 1]),
-        ("seeds", "8"),
-        ("seeds", True),
-        ("seeds", 2.5),
-        ("seeds", [2**32]),
         ("variance__normalize", "sample"),
         ("variance__accumulate", "none"),
         ("dataset__name", "imagenet"),
@@ -121,11 +109,6 @@ def test_fields_of_the_other_optimizer_are_not_looked_at() -> None:
 
 def test_a_baseline_does_not_care_for_groups() -> None:
     check(tiny(model__norm="group", norm_batch_size=64))
-
-
-@pytest.mark.parametrize(("seeds", "meant"), [(1, [0]), (3, [0, 1, 2]), ([0], [0]), ([7, 0, 3], [7, 0, 3]), ((4,), [4])])
-def test_a_number_of_seeds_counts_from_0_and_a_list_is_itself(seeds: Any, meant: list[int]) -> None:
-    assert seed_list(seeds) == meant
 
 
 def test_lookup_follows_dots() -> None:

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnstudy.batchnorm.mode import batchnorm_layers
-from bnstudy.training.config import Config, DatasetConfig
+from bnstudy.sweeps.config import Config
+from bnstudy.training.config import DatasetConfig
 from bnstudy.training.data.dataset import Dataset, load_dataset
 from bnstudy.training.loop import Training, total_steps
 from bnstudy.training.networks.replicas import replica_state_dict

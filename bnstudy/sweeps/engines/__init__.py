@@ -7,10 +7,10 @@ import shutil
 from collections.abc import Callable, Generator, Sequence
 
 from bnstudy.errors import UserError
+from bnstudy.sweeps.config import EngineConfig
 from bnstudy.sweeps.job import Outcome
 from bnstudy.sweeps.plan import Job
 from bnstudy.sweeps.store import Record
-from bnstudy.training.config import EngineConfig
 
 Engine = Callable[[Sequence[Job], str, Record, EngineConfig], Generator[Outcome, None, None]]
 """Runs jobs (jobs, the store's folder, state of the code, settings) and yields each outcome as it comes.

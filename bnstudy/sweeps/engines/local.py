@@ -16,10 +16,10 @@ from multiprocessing.synchronize import RLock
 
 from pebble import ProcessExpired, ProcessPool
 
+from bnstudy.sweeps.config import EngineConfig
 from bnstudy.sweeps.job import Outcome, run_job
 from bnstudy.sweeps.plan import Job
 from bnstudy.sweeps.store import Record
-from bnstudy.training.config import EngineConfig
 
 ATTEMPTS = 2
 """How often a job is started whose process died under it."""

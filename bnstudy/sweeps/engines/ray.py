@@ -18,12 +18,12 @@ from rich.console import Console
 
 from bnstudy.errors import UserError
 from bnstudy.factories import search_path
+from bnstudy.sweeps.config import EngineConfig
 from bnstudy.sweeps.engines.attempt import ATTEMPTS, attempt_job, gpus
 from bnstudy.sweeps.engines.local import workers
 from bnstudy.sweeps.job import Outcome
 from bnstudy.sweeps.plan import Job
 from bnstudy.sweeps.store import Record
-from bnstudy.training.config import EngineConfig
 
 _OBJECT_STORE = 100 * 2**20  # bytes; nothing large ever lies there, and Ray would take a third of the memory
 _GRACE = 2.0  # seconds in which cancelled jobs may let go of their claims

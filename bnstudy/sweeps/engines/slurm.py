@@ -21,11 +21,11 @@ from submitit.helpers import clean_env
 
 from bnstudy.errors import UserError
 from bnstudy.factories import search_path
+from bnstudy.sweeps.config import EngineConfig
 from bnstudy.sweeps.engines.attempt import ATTEMPTS, attempt_job, gpus
 from bnstudy.sweeps.job import Outcome
 from bnstudy.sweeps.plan import Job
 from bnstudy.sweeps.store import Record, Store
-from bnstudy.training.config import EngineConfig
 
 _POLL = 0.5  # seconds between two looks for results, which are files
 _ASK = 5.0  # seconds between two questions to Slurm's controller

@@ -16,7 +16,7 @@ from bnstudy.batchnorm.conventions import MATCHED_STATISTICS, STATISTICS, bessel
 from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.batchnorm.population import Population
 from bnstudy.training.checkpoint import load_checkpoint, save_checkpoint
-from bnstudy.training.config import Config
+from bnstudy.training.config import TrainingConfig
 from bnstudy.training.data.dataset import Dataset, Split
 from bnstudy.training.data.shapes import METRICS
 from bnstudy.training.loop import Progress, Training
@@ -64,7 +64,7 @@ class Measurements:
 
 
 def measure_block(
-    config: Config,
+    config: TrainingConfig,
     dataset: Dataset,
     seeds: Sequence[int],
     progress: Progress = lambda step: None,

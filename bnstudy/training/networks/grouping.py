@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from bnstudy.errors import UserError
-from bnstudy.training.config import Config, ModelConfig
+from bnstudy.training.config import ModelConfig, TrainingConfig
 from bnstudy.training.data.shapes import DatasetShape
 
 LARGEST = 16
@@ -19,7 +19,7 @@ updating of weights, most of the work of a wide network at a small batch; torchv
 _TORCHVISION_LAYER = 9 * 512**2  # a 3×3 convolution of the last stage, in ResNets of every depth
 
 
-def block_size(config: Config, shape: DatasetShape) -> int:
+def block_size(config: TrainingConfig, shape: DatasetShape) -> int:
     """Seeds in an aligned block: a power of two that keeps a step's largest tensors in a core's cache.
 
     Stacking saves the fixed cost of a call, which pays while a replica's own work is small. The block is the largest
@@ -56,7 +56,7 @@ def block_size(config: Config, shape: DatasetShape) -> int:
     return 1 << (max(1, fitting).bit_length() - 1)
 
 
-def _block_of_import(config: Config, shape: DatasetShape) -> int:
+def _block_of_import(config: TrainingConfig, shape: DatasetShape) -> int:
     from bnstudy.training.networks.imported import check_imported
     from bnstudy.training.networks.stacking import unstackable
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bnstudy.batchnorm.conventions import CONVENTIONS, EMA_STATISTICS, POPULATION_STATISTICS
 from bnstudy.batchnorm.inference import evaluating
 from bnstudy.batchnorm.mode import batchnorm_layers
-from bnstudy.training.config import Config
+from bnstudy.sweeps.config import Config
 from bnstudy.training.data.dataset import Dataset
 from bnstudy.training.loop import Training
 from bnstudy.training.measuring.predict import population_of, predict, predict_by_batch

@@ -11,8 +11,9 @@ import torch
 
 from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.errors import UserError
+from bnstudy.sweeps.config import Config
 from bnstudy.training.checkpoint import load_checkpoint, save_checkpoint
-from bnstudy.training.config import Config, ModelConfig
+from bnstudy.training.config import ModelConfig
 from bnstudy.training.data.dataset import Dataset
 from bnstudy.training.data.shapes import DatasetShape
 from bnstudy.training.imported import with_imports

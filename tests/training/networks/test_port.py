@@ -16,11 +16,11 @@ from bnstudy.analysis.tables import study_tables
 from bnstudy.batchnorm.conventions import CONVENTIONS, Convention
 from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.errors import UserError
+from bnstudy.sweeps.config import Config
 from bnstudy.sweeps.identity import training_fields, training_id
 from bnstudy.sweeps.plan import canonical
 from bnstudy.training.checkpoint import load_checkpoint, save_checkpoint
 from bnstudy.training.checks import check
-from bnstudy.training.config import Config
 from bnstudy.training.data.dataset import Dataset
 from bnstudy.training.loop import Training
 from bnstudy.training.measuring.measurement import Checkpoint, measure_block

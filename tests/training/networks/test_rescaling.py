@@ -21,9 +21,10 @@ from bnstudy.analysis.tables import study_tables
 from bnstudy.batchnorm.conventions import RESCALED
 from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.errors import UserError
+from bnstudy.sweeps.config import Config
 from bnstudy.sweeps.identity import training_fields, training_id
 from bnstudy.training.checks import check
-from bnstudy.training.config import Config, DatasetConfig
+from bnstudy.training.config import DatasetConfig
 from bnstudy.training.data.dataset import Dataset, load_dataset
 from bnstudy.training.loop import Training
 from bnstudy.training.measuring.measurement import measure_block
