@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from bnstudy.errors import UserError
+from bnstudy.errors import UserError, one_line
 
 _NAME = r"[^\W\d]\w*"
 _SPEC = re.compile(rf"({_NAME}(?:\.{_NAME})*):({_NAME}(?:\.{_NAME})*)")
@@ -79,7 +79,7 @@ def call_factory(key: str, spec: str, given: Sequence[Any], named: Mapping[str, 
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        raise UserError(f"{key}: {spec!r} raises {told(error)}; it is called as {accepted}") from error
+        raise UserError(f"{key}: {spec!r} raises {traced(error)}; it is called as {accepted}") from error
 
 
 def source_digest(key: str, spec: str) -> str:
@@ -135,15 +135,14 @@ def _import(key: str, name: str) -> Any:
             raise UserError(
                 f"{key}: there is no module {error.name!r} in this folder or on sys.path; use {FORM} of one that is there"
             ) from error
-        raise UserError(f"{key}: importing {name!r} raises {told(error)}") from error
+        raise UserError(f"{key}: importing {name!r} raises {traced(error)}") from error
     except (Exception, SystemExit) as error:  # SystemExit: a script without a guard
-        raise UserError(f"{key}: importing {name!r} raises {told(error)}") from error
+        raise UserError(f"{key}: importing {name!r} raises {traced(error)}") from error
 
 
-def told(error: BaseException) -> str:
-    """An exception on one line, and the line of code that raised it."""
-    lines = str(error).strip().splitlines()
-    text = f"{type(error).__name__}{f': {lines[0].strip()}' if lines else ''}"
+def traced(error: BaseException) -> str:
+    """An exception on one line, with the line of code that raised it."""
+    text = one_line(error)
     if isinstance(error, SyntaxError) and error.filename:
         return text
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]

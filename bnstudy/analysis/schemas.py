@@ -10,7 +10,7 @@ from pandera.errors import SchemaError, SchemaErrors
 
 from bnstudy.analysis.contrasts import contrasts_schema
 from bnstudy.batchnorm.conventions import ARMS, CONVENTIONS, MATCHED_STATISTICS, RESCALED, STATISTICS
-from bnstudy.errors import UserError
+from bnstudy.errors import UserError, first_line
 
 CELL = ("dataset", "model", "norm", "normalize", "batch_size")
 """Columns that name a training in every table; whatever else varies in a study follows them."""
@@ -160,8 +160,7 @@ def _validated(schema: pa.DataFrameSchema, name: str, table: pd.DataFrame, where
     try:
         validated: pd.DataFrame = schema.validate(table)
     except (SchemaError, SchemaErrors) as error:
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{where or name}: not a table of {name!r}: {reason}; build it again with `bnstudy report`"
+            f"{where or name}: not a table of {name!r}: {first_line(error)}; build it again with `bnstudy report`"
         ) from error
     return validated

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bnstudy.errors import UserError
+from bnstudy.errors import UserError, one_line
 
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 """A list, a DataLoader, or a function that returns an iterator; of inputs, or pairs (inputs, targets)."""
@@ -212,7 +212,7 @@ def _said(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     if lines and lines[0].startswith("Caught "):
         return lines[-1][:200]
-    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"
+    return one_line(error)
 
 
 def _moved(value: Any, device: torch.device) -> Any:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bnstudy.errors import UserError
+from bnstudy.errors import UserError, one_line
 
 Metric = Callable[[Tensor, Any], Any]
 """(outputs, targets) of a batch to its mean: a number, or a tensor with one number a sample."""
@@ -135,9 +135,8 @@ def score(name: str, metric: Metric, outputs: Tensor, targets: Any) -> float:
         mean = float(numbers.mean(dtype=np.float64)) if numbers.size else math.nan
         return mean if math.isfinite(mean) else math.nan
     except Exception as error:
-        said = (str(error).strip().splitlines() or [""])[0][:160]
         raise UserError(
-            f"metric: {name!r} fails on outputs of shape {tuple(outputs.shape)} ({type(error).__name__}: {said}); "
+            f"metric: {name!r} fails on outputs of shape {tuple(outputs.shape)} ({one_line(error)}); "
             "a function of (outputs, targets) that returns a number, or one a sample, expected"
         ) from error
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from bnstudy.diagnosis.scoring import NAMED, Metric
 from bnstudy.errors import UserError
-from bnstudy.factories import call_factory, load_factory, told
+from bnstudy.factories import call_factory, load_factory, traced
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -76,7 +76,7 @@ class SuppliedBatches(Iterable[Any]):
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"{self._option}: reading batches of {self._spec!r} raises {told(error)}") from error
+            raise UserError(f"{self._option}: reading batches of {self._spec!r} raises {traced(error)}") from error
         self._counted = count
 
     def _call(self) -> Iterable[Any]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bnstudy.errors import UserError
+from bnstudy.errors import one_line
 from bnstudy.sweeps.plan import Job
 from bnstudy.sweeps.store import Store, is_done
 from bnstudy.sweeps.worker import prepare_process
@@ -86,10 +86,10 @@ def estimate(jobs: Sequence[Job], store: Store, workers: int) -> Estimate:
 
 def _problem(group: Sequence[Job], error: Exception) -> str:
     """One line on a probe that failed."""
-    reason = (str(error).strip().splitlines() or [""])[0]
-    named = reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"
     config = group[0].config
-    return f"{len(group)} jobs of model {config.model.name!r} on {config.dataset.name!r} are not estimated: {named}"
+    return (
+        f"{len(group)} jobs of model {config.model.name!r} on {config.dataset.name!r} are not estimated: {one_line(error)}"
+    )
 
 
 def _known(store: Store) -> tuple[dict[tuple[Any, ...], float], int]:

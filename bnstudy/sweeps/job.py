@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from bnstudy.errors import UserError
+from bnstudy.errors import one_line
 from bnstudy.sweeps.claims import acquire, living
 from bnstudy.sweeps.identity import training_fields
 from bnstudy.sweeps.plan import Job, is_settled
@@ -86,7 +86,7 @@ def run_job(job: Job, root: str, source: Record, attempt: int = 1) -> Outcome:
             tables, result = _measure(job, progress, store.checkpoints / f"{job.id}.safetensors")
             status, message = "done", ""
         except Exception as error:
-            tables, status, message = {}, "failed", _one_line(error)
+            tables, status, message = {}, "failed", one_line(error)
             result = {"message": message, "traceback": traceback.format_exc()}
         ended = time.time()
         if not claim.held and (job.id in living(store.claims) or is_settled(job, store.record(job.id))):
@@ -134,8 +134,3 @@ def _dataset(fields: str, device: str) -> Any:
 def _unsaved(job: Job, root: str, error: OSError) -> Outcome:
     hint = "free some space" if error.errno == errno.ENOSPC else "make it writable"
     return Outcome(job.id, "unsaved", f"output_dir: {root!r} cannot be written ({error.strerror}); {hint} and run again")
-
-
-def _one_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return (text[0] if isinstance(error, UserError) else f"{type(error).__name__}: {text[0] if text else ''}").strip()

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from bnstudy.analysis.schemas import TERMS
+from bnstudy.errors import first_line
 from bnstudy.sweeps.store import Record, read_json, write_json
 from bnstudy.tracking.record import PROJECT
 
@@ -232,7 +233,7 @@ def save(study: Record, server: str, memory: Path, layers: tuple[str, ...] = ())
             page.id = mine.get("report", "")
             page.save()
     except Exception as error:  # whatever W&B raises
-        raise ConnectionError((str(error).strip().splitlines() or [type(error).__name__])[0]) from error
+        raise ConnectionError(first_line(error)) from error
     mine |= {"workspace": [board._internal_name, board._internal_id], "report": page.id}
     write_json(memory, known)
     return [board.url, page.url]

@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from bnstudy.errors import first_line
 from bnstudy.tracking.ledger import Entry, Ledger
 from bnstudy.tracking.record import PROJECT, MirroredRun
 
@@ -118,7 +119,7 @@ def _write(batch: Sequence[MirroredRun], root: Path, heard: Callable[[], None]) 
         for _, opened, _ in open_runs:
             with contextlib.suppress(Exception):
                 opened.finish(exit_code=1)
-        raise NotWrittenError((str(error).strip().splitlines() or [type(error).__name__])[0]) from error
+        raise NotWrittenError(first_line(error)) from error
     deadline = time.monotonic() + _FLUSH
     for run, _, file in open_runs:
         while not is_finished(file):  # W&B's service flushes a log a moment after it said that the run is finished

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from bnstudy.errors import one_line
 from bnstudy.frameworks.audit.observations import Array, Observations, Run, Single, Written
 
 CHANNELS = 24
@@ -145,8 +146,7 @@ def _single(subject: Subject, generator: np.random.Generator) -> Single:
         output, after = _plain(layer.train(x)), _plain(layer.read().variance)
     except Exception as error:  # whatever a framework answers is what we want to know
         nothing = np.full(CHANNELS, np.nan)
-        lines = str(error).strip().splitlines() or [""]
-        return Single(f"{type(error).__name__}: {lines[0]}", x, np.full(x.shape, np.nan), before, nothing)
+        return Single(one_line(error), x, np.full(x.shape, np.nan), before, nothing)
     return Single(None, x, output, before, after)
 
 

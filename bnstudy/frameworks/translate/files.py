@@ -15,7 +15,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from bnstudy.atomic import atomic_file
-from bnstudy.errors import UserError
+from bnstudy.errors import UserError, one_line
 from bnstudy.frameworks.translate.layers import has_buffers
 
 SAFETENSORS = (".safetensors",)
@@ -83,7 +83,7 @@ def load(path: Path, entry: str | None = None) -> Checkpoint:
             with safe_open(path, framework="pt") as file:
                 metadata, content = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except Exception as error:
-            raise UserError(f"IN: {path} cannot be read as safetensors ({_first_line(error)})") from error
+            raise UserError(f"IN: {path} cannot be read as safetensors ({one_line(error)})") from error
         if entry is not None:
             raise UserError(f"entry: {entry!r} was given, but a safetensors file is one flat state; leave it out")
         return Checkpoint(content, None, metadata, keeps_order=False)
@@ -92,7 +92,7 @@ def load(path: Path, entry: str | None = None) -> Checkpoint:
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        said = _first_line(error)
+        said = one_line(error)
         raise UserError(f"IN: {path} cannot be read as a torch file of tensors ({said}); save a state_dict()") from error
     if not isinstance(content, dict):
         raise UserError(f"IN: {path} holds a {type(content).__name__}; a state_dict, or a mapping with one, expected")
@@ -128,7 +128,7 @@ def write_together(writers: Mapping[Path, Callable[[IO[bytes]], object]]) -> Non
             for path, write in writers.items():
                 write(stack.enter_context(atomic_file(path)))
     except OSError as error:
-        raise UserError(f"OUT: cannot be written ({_first_line(error)})") from error
+        raise UserError(f"OUT: cannot be written ({one_line(error)})") from error
 
 
 def _entry(content: dict[Any, Any], entry: str | None, path: Path) -> str | None:
@@ -141,8 +141,3 @@ def _entry(content: dict[Any, Any], entry: str | None, path: Path) -> str | None
     if len(states) > 1 and not has_buffers(content):
         raise UserError(f"entry: {path} holds several states; choose one of {', '.join(map(str, states))}")
     return str(states[0]) if states and not has_buffers(content) else None
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 
+from bnstudy.errors import one_line
 from bnstudy.factories import add_search_path
 from bnstudy.sweeps.claims import EXPIRY, HEARTBEAT
 from bnstudy.sweeps.job import Outcome, run_job
@@ -39,7 +40,7 @@ def attempt_job(job: Job, root: str, source: Record, attempt: int, folder: str, 
             time.sleep(HEARTBEAT)
             outcome = run_job(job, root, source, attempt)
     except Exception as error:
-        return Outcome(job.id, "lost", f"{type(error).__name__}: {error}")
+        return Outcome(job.id, "lost", one_line(error))
     return outcome
 
 

@@ -16,6 +16,7 @@ from multiprocessing.synchronize import RLock
 
 from pebble import ProcessExpired, ProcessPool
 
+from bnstudy.errors import one_line
 from bnstudy.sweeps.config import EngineConfig
 from bnstudy.sweeps.job import Outcome, run_job
 from bnstudy.sweeps.plan import Job
@@ -105,7 +106,7 @@ def _outcome(future: ConcurrentFuture[Outcome], job: Job) -> Outcome | None:
     except ProcessExpired as death:
         return Outcome(job.id, "lost", f"its process died {ATTEMPTS} times (exit code {death.exitcode})")
     except Exception as error:  # its own exceptions are recorded: it could not begin, or not end
-        return Outcome(job.id, "lost", f"{type(error).__name__}: {error}".splitlines()[0])
+        return Outcome(job.id, "lost", one_line(error))
 
 
 class _Context(ForkServerContext):

@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bnstudy.errors import UserError
+from bnstudy.errors import UserError, first_line
 from bnstudy.factories import search_path
 from bnstudy.sweeps.config import EngineConfig
 from bnstudy.sweeps.engines.attempt import ATTEMPTS, attempt_job, gpus
@@ -165,9 +165,10 @@ def _connect(ray: Any, address: str, **settings: Any) -> None:
         with _sigterm_kept():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **settings)
     except (OSError, RuntimeError, ValueError) as error:  # ConnectionError is an OSError
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         where = f"{address!r} cannot be {'started' if address == 'local' else 'reached'}"
-        raise UserError(f"engine.address: {where} ({reason}); use HOST:PORT of a running cluster, or null") from error
+        raise UserError(
+            f"engine.address: {where} ({first_line(error)}); use HOST:PORT of a running cluster, or null"
+        ) from error
 
 
 def _keep_others_out() -> None:

@@ -19,7 +19,7 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError, environment_variables
 from submitit.helpers import clean_env
 
-from bnstudy.errors import UserError
+from bnstudy.errors import UserError, first_line
 from bnstudy.factories import search_path
 from bnstudy.sweeps.config import EngineConfig
 from bnstudy.sweeps.engines.attempt import ATTEMPTS, attempt_job, gpus
@@ -132,7 +132,7 @@ class _Task:
             try:
                 result = self._handle.result()
             except (UncompletedJobError, FailedJobError) as error:
-                return self._lost(str(error).strip().splitlines()[0])
+                return self._lost(first_line(error))
             assert isinstance(result, Outcome)
             return Outcome(result.job, "lost", self._times(result.message)) if result.status == "lost" else result
         if states is None:

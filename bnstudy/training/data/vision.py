@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bnstudy.errors import UserError
+from bnstudy.errors import UserError, first_line
 from bnstudy.training.config import DatasetConfig
 from bnstudy.training.data.files import damaged, data_files, missing, require_files
 from bnstudy.training.data.shapes import FIXED
@@ -84,7 +84,7 @@ def _explain(config: DatasetConfig, error: Exception) -> UserError:
     """Find the file that made the reader fail."""
     from torchvision.datasets.utils import check_integrity
 
-    reason = " ".join(str(error).split())[:160] or type(error).__name__
+    reason = first_line(error)
     sums = _md5_sums(config.name)
     files = data_files(config)
     for file in files:

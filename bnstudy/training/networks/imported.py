@@ -17,7 +17,7 @@ from bnstudy.batchnorm.conventions import Convention
 from bnstudy.batchnorm.convert import convert
 from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.errors import UserError
-from bnstudy.factories import call_factory, told
+from bnstudy.factories import call_factory, traced
 from bnstudy.training.config import ModelConfig
 from bnstudy.training.imported import arguments_text, check_fields, check_source
 
@@ -177,7 +177,7 @@ def _run(model: nn.Module, x: Tensor, spec: str, mode: str) -> Any:
         return model(x)
     except Exception as error:  # foreign modules can fail in any way
         raise UserError(
-            f"{KEY}: {spec!r} builds a network that raises {told(error)}, in {mode} mode, on 2 samples of shape "
+            f"{KEY}: {spec!r} builds a network that raises {traced(error)}, in {mode} mode, on 2 samples of shape "
             f"{tuple(x.shape[1:])}; use one for the data set's inputs"
         ) from error
 
