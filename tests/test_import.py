@@ -21,8 +21,8 @@ def test_importing_the_package_loads_neither_torch_nor_pandas_nor_numpy() -> Non
 
 
 def test_no_module_of_the_analysis_imports_torch_or_wandb() -> None:
-    names = "results, tables, gaps, summary, schemas, statistics, contrasts, families, power, cells, verdicts, mirror"
-    statement = f"from bnstudy.analysis import {names}; import bnstudy.analysis.report.write"
+    names = "results, tables, gaps, summary, schemas, statistics, contrasts, families, power, cells, verdicts"
+    statement = f"from bnstudy.analysis import {names}; import bnstudy.analysis.report.write, bnstudy.tracking.mirror"
     assert loaded(statement, "torch", "torchvision", "wandb") == set()
 
 
