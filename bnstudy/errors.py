@@ -1,9 +1,14 @@
-"""Errors in words: the one kind that a user can mend, and how any exception is told on one line."""
+"""Errors in words: the one kind that a user can mend, and how an exception or a value is told on one line."""
 
 from __future__ import annotations
 
+import reprlib
+
 _LONGEST = 200
 """Characters of a foreign exception's text that are shown."""
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxset = 3, 4, 4, 4, 4
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 
 class UserError(Exception):
@@ -30,3 +35,9 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, UserError) and lines:
         return lines[0].strip()
     return f"{type(error).__name__}: {first_line(error)}" if lines else type(error).__name__
+
+
+def shown(value: object) -> str:
+    """A user's value as an error shows it: its `repr` on one line, at most 120 characters, however large it is."""
+    text = " ".join(_SHORT.repr(value).split())
+    return text if len(text) <= 120 else f"{text[:119]}…"
