@@ -6,8 +6,9 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import pandas as pd
 
-from bnstudy.analysis.schemas import METRICS, SIDES, TERMS
+from bnstudy.analysis.schemas import SIDES, TERMS
 from bnstudy.batchnorm.conventions import ARMS
+from bnstudy.metric import metrics_for
 
 _KEYS = ("job", "seed", "split")
 
@@ -15,8 +16,8 @@ _KEYS = ("job", "seed", "split")
 def last_epoch(metrics: pd.DataFrame) -> pd.DataFrame:
     """The rows of each job's last epoch, with one row a metric: columns of `metrics` less the metrics, `metric`, `value`."""
     final = metrics[metrics["epoch"] == metrics.groupby("job")["epoch"].transform("max")]
-    present = [metric for metric in METRICS if metric in final]
-    rest = [column for column in final if column not in METRICS]
+    present = [metric for metric in metrics_for() if metric in final]
+    rest = [column for column in final if column not in metrics_for()]
     long = final.melt(id_vars=rest, value_vars=present, var_name="metric", value_name="value")
     # A study may mix tasks: a job has the metrics of which any row of its data set is there; all where every seed diverged.
     known = long.groupby(["dataset", "metric"])["value"].transform("count") > 0

@@ -11,13 +11,13 @@ from pandera.errors import SchemaError, SchemaErrors
 from bnstudy.analysis.contrasts import contrasts_schema
 from bnstudy.batchnorm.conventions import ARMS, CONVENTIONS, MATCHED_STATISTICS, RESCALED, STATISTICS
 from bnstudy.errors import UserError, first_line
+from bnstudy.metric import metric_of, metrics_for
 
 CELL = ("dataset", "model", "norm", "normalize", "batch_size")
 """Columns that name a training in every table; whatever else varies in a study follows them."""
 SIDES = {name: convention.normalize for name, convention in CONVENTIONS.items()} | {RESCALED: "biased_rescaled"}
 """What `normalize` says of the training that serves an arm."""
 _CONTRASTS = ("dataset", "model", "batch_size")  # arms of one cell may differ in the other two
-METRICS = ("accuracy", "loss", "ece", "r2", "mse")
 TERMS = ("bessel", "lag", "pooling", "noise")
 _SPLITS = ["train", "test"]
 
@@ -47,15 +47,11 @@ _COLUMNS: dict[str, tuple[type, list[pa.Check], bool, str]] = {
     ),
     "reference": (str, [pa.Check.isin(STATISTICS)], False, "statistic compared with"),
     "n": (int, [pa.Check.ge(1)], False, "samples measured"),
-    "accuracy": (float, [_UNIT], True, "share of samples classified rightly"),
-    "loss": (float, [pa.Check.ge(0)], True, "mean cross-entropy, nats"),
-    "ece": (float, [_UNIT], True, "calibration error, 15 bins, L1"),
-    "r2": (float, [pa.Check.le(1)], True, "share of variance explained"),
-    "mse": (float, [pa.Check.ge(0)], True, "mean squared error, in units of the standardised target"),
+    **{name: (float, [pa.Check.in_range(*metric_of(name).bounds)], True, metric_of(name).meaning) for name in metrics_for()},
     "flip_rate": (float, [_UNIT], True, "share of samples whose predicted class differs from the reference's"),
     "rms_distance": (float, [pa.Check.ge(0)], True, "root mean square difference of outputs from the reference's"),
     "kl": (float, [pa.Check.ge(0)], True, "mean KL(reference ‖ prediction), nats"),
-    "metric": (str, [pa.Check.isin(METRICS)], False, "metric that the row is about"),
+    "metric": (str, [pa.Check.isin(metrics_for())], False, "metric that the row is about"),
     "gap": (float, [], True, "own − batch: the sum of the four terms"),
     "own": (float, [], True, "metric under the convention's own stored statistic"),
     "batch": (float, [], True, "metric under the batch's own statistics, as in training"),
@@ -144,7 +140,7 @@ def checked(name: str, table: pd.DataFrame, where: str = "") -> pd.DataFrame:
         cell = [*_CONTRASTS, *(str(column) for column in table if column not in (*_CONTRASTS, *own))]
         return _validated(contrasts_schema(cell), name, table, where)
     # Not every known name: a column of configuration that varies may bear one, such as `steps`.
-    present = {column: _COLUMNS[column] for column in table.columns if column in (*METRICS, "flip_rate", "kl")}
+    present = {column: _COLUMNS[column] for column in table.columns if column in (*metrics_for(), "flip_rate", "kl")}
     required = {column: _COLUMNS[column] for column in TABLES[name]}
     schema = pa.DataFrameSchema(
         {

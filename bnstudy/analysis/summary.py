@@ -11,15 +11,9 @@ import pandas as pd
 from bnstudy.analysis.schemas import TERMS
 from bnstudy.analysis.statistics import mean_interval
 from bnstudy.batchnorm.conventions import ARMS
+from bnstudy.metric import METRICS, Metric
 
 QUANTITIES = ("own", "batch", "gap", *TERMS)
-UNITS = {
-    "accuracy": ("accuracy", 100.0, "pp"),
-    "loss": ("loss", 1.0, "nats"),
-    "r2": ("R²", 1.0, ""),
-    "mse": ("MSE", 1.0, ""),
-}
-"""Metrics worth a printed table: label, factor, unit."""
 
 
 def summary_table(gaps: pd.DataFrame, generalisation: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -66,34 +60,33 @@ def printed_tables(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     fixed = ("dataset", "model", "norm", "normalize", "batch_size", "convention", "split", "metric", "quantity")
     extra = [column for column in summary.columns[: list(summary.columns).index("quantity")] if column not in fixed]
     for (dataset, model), part in summary.groupby(["dataset", "model"], sort=False):
-        for metric, (label, factor, unit) in UNITS.items():
-            for quantity, split, what in (
-                ("own", "test", "at inference, test split"),
-                ("gap", "train", "gap, training split"),
+        for metric in (metric for metric in METRICS.values() if metric.printed):
+            for quantity, split, what, unit in (
+                ("own", "test", "at inference, test split", metric.level_unit),
+                ("gap", "train", "gap, training split", metric.unit),
             ):
-                rows = part[(part["metric"] == metric) & (part["quantity"] == quantity) & (part["split"] == split)]
+                rows = part[(part["metric"] == metric.name) & (part["quantity"] == quantity) & (part["split"] == split)]
                 if rows.empty:
                     continue
                 # A baseline's column is named for its layer.
                 labels = rows["convention"].where(rows["norm"] == "batch", "norm=" + rows["norm"])
-                cells = rows.assign(text=[_text(row, factor) for row in rows.itertuples()], convention=labels)
+                cells = rows.assign(text=[_text(row, metric) for row in rows.itertuples()], convention=labels)
                 table = cells.pivot_table(
                     index=["batch_size", *extra], columns="convention", values="text", aggfunc="first", dropna=False
                 )
                 baselines = [name for name in table if name not in ARMS]
                 table = table[[*(name for name in ARMS if name in table), *baselines]].dropna(how="all")
                 seeds = int(rows["seeds"].max())
-                title = f"{model} on {dataset}: {label} {what}{f' ({unit})' if unit else ''}, {seeds} seeds"
+                title = f"{model} on {dataset}: {metric.label} {what}{f' ({unit})' if unit else ''}, {seeds} seeds"
                 yield title, table.reset_index().rename_axis(columns=None)
 
 
-def _text(row: Any, factor: float) -> str:
-    mean, low, high = (getattr(row, name) * factor for name in ("mean", "low", "high"))
+def _text(row: Any, metric: Metric) -> str:
+    mean, low, high = (getattr(row, name) * metric.factor for name in ("mean", "low", "high"))
     lost = row.diverged
     mark = f" ({lost} diverged)" if lost else ""
     if not np.isfinite(mean):
         return f"–{mark}"
     half = (high - low) / 2
-    decimals = 3 if factor == 1.0 else 2
-    spread = f" ± {half:.{decimals}f}" if np.isfinite(half) else ""
-    return f"{mean:.{decimals}f}{spread}{mark}"
+    spread = f" ± {half:.{metric.decimals}f}" if np.isfinite(half) else ""
+    return f"{mean:.{metric.decimals}f}{spread}{mark}"

@@ -13,8 +13,9 @@ from bnstudy.analysis.contrasts import contrast_table
 from bnstudy.analysis.families import Family, pairs_of
 from bnstudy.batchnorm.conventions import ARMS
 from bnstudy.errors import UserError
+from bnstudy.metric import metrics_for, primary_metric
 from bnstudy.sweeps.config import Config, StudyConfig
-from bnstudy.training.data.shapes import METRICS, describe
+from bnstudy.training.data.shapes import describe
 
 QUANTITIES = ("own", "batch", "gap")
 """What is compared: a metric under each convention's own statistic, under the batch's, and own − batch."""
@@ -30,7 +31,7 @@ def check_metric(config: Config) -> None:
     Raises:
         UserError: study.metric, its value and what would be accepted.
     """
-    measured = METRICS[describe(config.dataset).task]
+    measured = metrics_for(describe(config.dataset).task)
     if config.study.metric is not None and config.study.metric not in measured:
         raise UserError(
             f"study.metric: {config.study.metric!r} is not measured on {config.dataset.name!r}; "
@@ -42,7 +43,7 @@ def declared_family(study: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]
     """The family of comparisons that a study declares.
 
     Args:
-        study: its `StudyConfig`, as a mapping; without a metric, accuracy or, where there is none, R².
+        study: its `StudyConfig`, as a mapping; without a metric, `primary_metric` says which.
         cells: its planned cells, each with `training` and `fields`.
 
     Returns:
@@ -118,7 +119,7 @@ def study_contrasts(
     ]
     frame = frame.sort_values(cell, kind="stable")  # gaps come in the order of their jobs' names
     measured = set(frame["metric"])
-    metric = family.metric or ("accuracy" if "accuracy" in measured or not measured & {"r2"} else "r2")
+    metric = family.metric or primary_metric(measured)
     usable = metric in measured and bool(family.contrasts)
     others = [arm for arm in dict.fromkeys(frame["convention"]) if arm != "paper"]
     return contrast_table(

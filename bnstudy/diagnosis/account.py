@@ -9,6 +9,7 @@ import pandas as pd
 
 from bnstudy.analysis.figures.units import amount, fixed, metric_of, number, plural
 from bnstudy.diagnosis.result import TERMS, Diagnosis, Finding
+from bnstudy.metric import METRICS
 
 MODES = {"own": "evaluation mode", "batch": "batch statistics", "train": "training mode"}
 """Conditions between which the terms stand."""
@@ -168,4 +169,4 @@ def _found(table: pd.DataFrame, metric: str, column: str, name: str) -> Level:
 
 def _upper(text: str) -> str:
     """A known metric's label at a sentence's start; a user's own name stays as it is written."""
-    return text[:1].upper() + text[1:] if text in ("accuracy", "loss", "calibration error", "mean squared error") else text
+    return text[:1].upper() + text[1:] if text in {metric.label for metric in METRICS.values()} else text

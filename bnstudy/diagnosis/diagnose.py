@@ -22,10 +22,11 @@ from bnstudy.diagnosis.normlayers import NormLayer, norm_layers
 from bnstudy.diagnosis.result import Diagnosis
 from bnstudy.diagnosis.rules.case import Case
 from bnstudy.diagnosis.rules.verdict import findings
-from bnstudy.diagnosis.scoring import HIGHER, LOWER, NAMED, Metric, default_metrics
+from bnstudy.diagnosis.scoring import NAMED, Metric, default_metrics
 from bnstudy.diagnosis.swaps import Row, swaps
 from bnstudy.diagnosis.tables import layers_table, levels_table, terms_table
 from bnstudy.errors import UserError
+from bnstudy.metric import metric_of
 
 Progress = Callable[[str, int, int | None], None]
 """Called as work is done: what it is, passes so far, passes in all (None where not known)."""
@@ -200,10 +201,8 @@ def direction_of(name: str, higher: bool | Mapping[str, bool] | None) -> str | N
         if name in higher:
             return "higher" if higher[name] else "lower"
         higher = None
-    if name in HIGHER:
-        return "higher"
-    if name in LOWER:
-        return "lower"
+    if (known := metric_of(name).direction) is not None:
+        return known
     return None if higher is None else "higher" if higher else "lower"
 
 

@@ -19,7 +19,6 @@ Metric = Callable[[Tensor, Any], Any]
 """(outputs, targets) of a batch to its mean: a number, or a tensor with one number a sample."""
 Array = NDArray[np.float64]
 
-HIGHER, LOWER = ("accuracy", "r2"), ("loss", "bce", "mse")
 IGNORED = -100
 """The class of what is not labelled, as in torch's cross-entropy."""
 

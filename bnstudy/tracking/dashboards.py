@@ -18,8 +18,11 @@ from typing import Any, NoReturn
 
 from bnstudy.analysis.schemas import TERMS
 from bnstudy.errors import first_line
+from bnstudy.metric import metric_of, metrics_for, primary_metric
 from bnstudy.sweeps.store import Record, read_json, write_json
 from bnstudy.tracking.record import PROJECT
+from bnstudy.training.config import DatasetConfig
+from bnstudy.training.data.shapes import describe
 
 _WAIT = 60.0
 _HALF, _WHOLE = 12, 24  # of a row's 24 units
@@ -38,13 +41,16 @@ class Place:
     project: str = PROJECT
 
 
-def primary_metric(study: Record) -> tuple[str, str]:
-    """Split and metric that a study's dashboards show first; accuracy, or R² on a regression, where it declares none."""
+def primary_number(study: Record) -> tuple[str, str]:
+    """Split and metric that a study's dashboards show first."""
     declared = study["study_fields"]
-    fields = [cell["fields"] for cell in study["cells"]]
-    tasks = {of.get("dataset.task") for of in fields}  # recorded of imports; the study's own are known by name
-    regression = "regression" in tasks or any(of["dataset.name"] in ("diabetes", "friedman1") for of in fields)
-    return declared.get("split") or "test", declared.get("metric") or ("r2" if regression else "accuracy")
+    tasks = {_task(cell["fields"]) for cell in study["cells"]}
+    return declared.get("split") or "test", declared.get("metric") or primary_metric(metrics_for(*tasks))
+
+
+def _task(fields: Mapping[str, Any]) -> str:
+    """The task of a cell: recorded of the user's own data, known of the others."""
+    return str(fields.get("dataset.task") or describe(DatasetConfig(name=fields["dataset.name"])).task)
 
 
 def workspace(study: Record, place: Place, layers: tuple[str, ...] = ()) -> Any:
@@ -65,7 +71,7 @@ def workspace(study: Record, place: Place, layers: tuple[str, ...] = ()) -> Any:
     name = study["study"]
     sections = [
         ws.Section(name=title, panels=panels, is_open=index < 2)
-        for index, (title, panels) in enumerate(_sections(*primary_metric(study), layers))
+        for index, (title, panels) in enumerate(_sections(*primary_number(study), layers))
     ]
     return ws.Workspace(
         entity=place.entity,
@@ -92,7 +98,7 @@ def report(study: Record, place: Place, layers: tuple[str, ...] = ()) -> Any:
         if text:
             blocks += [wr.H2(text=title), wr.P(text=text)]
     blocks += [wr.H2(text="Command"), wr.MarkdownBlock(text=f"`{study['command']}`")]
-    for title, panels in _sections(*primary_metric(study), layers):
+    for title, panels in _sections(*primary_number(study), layers):
         runs = wr.Runset(
             entity="",  # the report's own project; named, it would be asked of the server
             project="",
@@ -143,6 +149,8 @@ def _sections(split: str, metric: str, layers: tuple[str, ...]) -> list[tuple[st
             layout=wr.Layout(x=0, y=y, w=_WHOLE, h=10),
         )
 
+    companion = metric_of(metric).companion
+    shown = [metric, companion] if companion else [metric]
     other = "train" if split == "test" else "test"
     sections = [
         (
@@ -150,7 +158,7 @@ def _sections(split: str, metric: str, layers: tuple[str, ...]) -> list[tuple[st
             [
                 against_batch_size(f"{part} {name} gap", f"decomposition/{part}/{name}/gap", 8 * row, _HALF * column)
                 for row, part in enumerate((split, other))
-                for column, name in enumerate((metric, "mse" if metric in ("r2", "mse") else "loss"))
+                for column, name in enumerate(shown)
             ],
         ),
         (

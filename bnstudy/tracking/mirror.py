@@ -10,10 +10,11 @@ import pandas as pd
 
 from bnstudy.analysis.cells import cell_columns, convention_of
 from bnstudy.analysis.gaps import gap_table, generalisation_table
-from bnstudy.analysis.schemas import CELL, METRICS, TERMS
+from bnstudy.analysis.schemas import CELL, TERMS
 from bnstudy.analysis.tables import recorded_study
 from bnstudy.batchnorm.conventions import ARMS
 from bnstudy.errors import UserError
+from bnstudy.metric import metrics_for
 from bnstudy.sweeps.store import Record, Store, is_done
 from bnstudy.tracking.record import MirroredRun, run_id, short
 
@@ -169,7 +170,7 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _history(metrics: pd.DataFrame, own: str, record: Record) -> list[dict[str, Any]]:
     """A row an epoch: batch statistics (train mode), own statistic (eval mode), their gap, and the batches as they were."""
-    names = [metric for metric in METRICS if metric in metrics]
+    names = [metric for metric in metrics_for() if metric in metrics]
     modes = {"batch": "train_mode", own: "eval_mode", "online": "online"}
     shown = metrics[metrics["statistic"].isin(modes)]
     value = {
@@ -196,7 +197,7 @@ def _history(metrics: pd.DataFrame, own: str, record: Record) -> list[dict[str, 
 
 def _summary(metrics: pd.DataFrame, last: Mapping[str, Any]) -> dict[str, Any]:
     final = metrics[metrics["epoch"] == metrics["epoch"].max()]
-    names = [metric for metric in METRICS if metric in metrics]
+    names = [metric for metric in metrics_for() if metric in metrics]
     return dict(last) | {
         f"statistics/{row['split']}/{row['statistic']}/{name}": float(row[name])
         for row in final.to_dict("records")

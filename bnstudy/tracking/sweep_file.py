@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bnstudy.assets import config_folder
 from bnstudy.errors import UserError
-from bnstudy.sweeps.composition import explain, register_resolvers
+from bnstudy.metric import metric_of, metrics_for, primary_metric
+from bnstudy.sweeps.composition import compose_cells, explain, register_resolvers
 from bnstudy.sweeps.config import Config
 from bnstudy.tracking.record import PROJECT
+from bnstudy.training.data.shapes import describe
 
 AXIS_KEPT = "variance"
 """Not an axis of the sweep: conventions share trainings, so that one call measures them all."""
@@ -47,16 +52,16 @@ def sweep_config(experiment: str) -> dict[str, Any]:
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             config = compose("config", [f"+experiments={experiment}"], return_hydra_config=True)
-        axes: Any = OmegaConf.to_container(config.hydra.sweeper.params, resolve=True) or {}
-        parameters = {str(key): {"values": _values(str(key), str(value))} for key, value in dict(axes).items()}
+            axes: Any = OmegaConf.to_container(config.hydra.sweeper.params, resolve=True) or {}
+            parameters = {str(key): {"values": _values(str(key), str(value))} for key, value in dict(axes).items()}
+            metric = config.study.metric or primary_metric(metrics_for(*_tasks(experiment, config, parameters)))
         mode, name = config.hydra.mode, str(config.name)
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from error
     parameters.pop(AXIS_KEPT, None)
     if not parameters or mode != RunMode.MULTIRUN:
         raise UserError(f"{experiment}: has no axes for a sweep but {AXIS_KEPT!r}; run it with `bnstudy run`")
-    metric = config.study.metric or "accuracy"
-    goal = "minimize" if metric in ("loss", "ece", "mse") else "maximize"
+    goal = "minimize" if metric_of(metric).direction == "lower" else "maximize"
     return {
         "name": name,
         "project": PROJECT,
@@ -76,6 +81,14 @@ def sweep_yaml(experiment: str) -> str:
         f"#   bnstudy run +experiments={experiment}          afterwards: finds all jobs done and writes tables and report\n"
     )
     return head + yaml.safe_dump(sweep_config(experiment), sort_keys=False)
+
+
+def _tasks(experiment: str, config: DictConfig, parameters: Mapping[str, Mapping[str, list[Any]]]) -> set[str]:
+    """Tasks of the data sets that an experiment names, itself or along its axes."""
+    axes = [[f"{key}={value}" for value in axis["values"]] for key, axis in parameters.items() if key.startswith("dataset")]
+    overrides = [(f"+experiments={experiment}", *values) for values in itertools.product(*axes)]
+    cells = compose_cells(GlobalHydra.instance().config_loader(), config, overrides)
+    return {describe(cell.dataset).task for cell in cells}
 
 
 def _values(key: str, text: str) -> list[Any]:

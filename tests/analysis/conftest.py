@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pandas as pd
 import pytest
 
 from bnstudy.analysis.tables import study_tables
-from bnstudy.batchnorm.conventions import CONVENTIONS
 from bnstudy.sweeps.store import Store
-from tests.analysis.studies import run_study
-from tests.tiny import tiny
+from tests.analysis.studies import tiny_study
 
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Digits MLP, four conventions, batch sizes 2 and 8, three seeds in blocks of two, two epochs. Not to be changed."""
-    cells = itertools.product((2, 8), CONVENTIONS)
-    configs = [tiny(name, batch_size=size, model__depth=1) for size, name in cells]
-    return run_study(tmp_path_factory.mktemp("store"), configs)
+    """See `tiny_study`. Not to be changed."""
+    return tiny_study(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="session")

@@ -74,7 +74,7 @@ def test_seeds_of_several_blocks_are_averaged_together() -> None:
 def test_a_study_prints_a_table_for_each_metric_and_question(tables: dict[str, pd.DataFrame]) -> None:
     printed = dict(printed_tables(tables["summary"]))
     assert list(printed) == [
-        "mlp on digits: accuracy at inference, test split (pp), 3 seeds",
+        "mlp on digits: accuracy at inference, test split (%), 3 seeds",
         "mlp on digits: accuracy gap, training split (pp), 3 seeds",
         "mlp on digits: loss at inference, test split (nats), 3 seeds",
         "mlp on digits: loss gap, training split (nats), 3 seeds",

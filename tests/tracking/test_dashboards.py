@@ -13,7 +13,7 @@ from wandb_workspaces.reports.v2.internal import Spec
 from wandb_workspaces.workspaces.internal import WorkspaceViewspec
 
 from bnstudy.sweeps.store import Store, read_json
-from bnstudy.tracking.dashboards import Place, primary_metric, report, specification, workspace, write_specifications
+from bnstudy.tracking.dashboards import Place, primary_number, report, specification, workspace, write_specifications
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 LAYERS = ("norm0", "norm1")
@@ -87,7 +87,7 @@ def test_panels_name_only_keys_that_the_mirror_writes(store: Store, record: dict
 
 def test_a_regression_shows_r2() -> None:
     cells = [{"fields": {"dataset.name": "diabetes"}}]
-    assert primary_metric({"study_fields": {"metric": None, "split": "test"}, "cells": cells}) == ("test", "r2")
+    assert primary_number({"study_fields": {"metric": None, "split": "test"}, "cells": cells}) == ("test", "r2")
 
 
 def test_files_for_whoever_has_no_server(tmp_path: Path, record: dict[str, Any]) -> None:

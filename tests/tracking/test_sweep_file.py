@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -81,6 +85,39 @@ def test_each_agents_call_has_a_record_of_its_own_and_the_experiment_finds_the_j
     capsys.readouterr()
     assert commands.run(["+experiments=quick", "model=mlp", "batch_size=4,16", *tiny], only_plan=True) == 0
     assert "8 cells, 4 jobs: 4 done, 0 missing" in capsys.readouterr().out
+
+
+WITHOUT_METRIC = """\
+# @package _global_
+{defaults}
+name: mine
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    params: {axes}
+"""
+
+
+@pytest.mark.parametrize(
+    ("defaults", "axes", "metric"),
+    [
+        ("defaults: [{override /dataset: diabetes}]", "{batch_size: '2,4'}", "r2"),
+        ("", "{dataset: 'friedman1,diabetes', batch_size: '2,4'}", "r2"),
+        ("", "{batch_size: '2,4'}", "accuracy"),
+        ("", "{dataset: 'diabetes,digits'}", "accuracy"),
+    ],
+)
+def test_without_a_declared_metric_the_sweep_optimises_the_tasks_primary_one(
+    tmp_path: Path, defaults: str, axes: str, metric: str
+) -> None:
+    for folder in ("bnstudy", "hydra_plugins", "scripts"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    conf = shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    (conf / "experiments" / "mine.yaml").write_text(WITHOUT_METRIC.format(defaults=defaults, axes=axes))
+    command = [sys.executable, str(tmp_path / "scripts" / "write_wandb_sweep.py"), "mine"]
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": str(tmp_path)}, check=True)
+    written = yaml.safe_load((conf / "wandb_sweep.yaml").read_text())
+    assert written["metric"] == {"name": f"test/eval_mode/{metric}", "goal": "maximize"}
 
 
 def test_an_unknown_experiment_is_named() -> None:

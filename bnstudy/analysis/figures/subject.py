@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from bnstudy.analysis.figures.units import Metric, metric_of
-from bnstudy.analysis.schemas import METRICS, TABLES
+from bnstudy.analysis.schemas import TABLES
+from bnstudy.metric import Metric, metric_of, metrics_for, primary_metric
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -41,8 +41,7 @@ class Subject:
     @property
     def companion(self) -> str | None:
         """A metric that feels what the primary one forgives: loss beside accuracy, squared error beside R²."""
-        other = {"accuracy": "loss", "r2": "mse", "loss": "accuracy", "mse": "r2"}.get(self.metric.name)
-        return other if other in self.measured else None
+        return self.metric.companion if self.metric.companion in self.measured else None
 
     @property
     def what(self) -> str:
@@ -57,9 +56,9 @@ class Subject:
 
 
 def subject_of(tables: Tables, provenance: Mapping[str, Any]) -> Subject:
-    """The primary number: what the family of the contrasts has, else what was declared, else accuracy or what there is."""
+    """The primary number: that of the declared family, else what was declared and measured, else `primary_metric`."""
     declared = provenance.get("declared") or {}
-    measured = tuple(metric for metric in METRICS if _has(tables, metric))
+    measured = tuple(metric for metric in metrics_for() if _has(tables, metric))
     metric, split, statistic = declared.get("metric"), declared.get("split"), declared.get("statistic")
     margin = declared.get("margin")
     contrasts = tables.get("contrasts")
@@ -68,7 +67,7 @@ def subject_of(tables: Tables, provenance: Mapping[str, Any]) -> Subject:
         metric, split, statistic = first["metric"], first["split"], first["statistic"]
         margin = None if pd.isna(first["margin"]) else float(first["margin"])
     if metric is None or (measured and metric not in measured):
-        metric = next((name for name in ("accuracy", "r2", *measured) if name in measured), metric or "accuracy")
+        metric = primary_metric(measured)
         margin = margin if metric == declared.get("metric") else None
     return Subject(
         metric=metric_of(metric),

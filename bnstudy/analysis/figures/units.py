@@ -3,54 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Metric:
-    """A metric for reading.
-
-    Args:
-        name: its column.
-        label: its name in sentences.
-        factor: from the column's units to those shown.
-        unit: of differences; "" where there is none.
-        level_unit: of the metric itself.
-    """
-
-    name: str
-    label: str
-    factor: float = 1.0
-    unit: str = ""
-    level_unit: str = ""
-
-    @property
-    def decimals(self) -> int:
-        """Digits after the point, as a rule."""
-        return 2 if self.factor == 100 else 3
-
-    def axis(self, what: str, level: bool = False) -> str:
-        """An axis title with the unit."""
-        unit = self.level_unit if level else self.unit
-        return f"{what} ({unit})" if unit else what
-
-
-_METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("accuracy", "accuracy", 100, "pp", "%"),
-        Metric("loss", "loss", 1, "nats", "nats"),
-        Metric("bce", "binary cross-entropy", 1, "nats", "nats"),
-        Metric("ece", "calibration error", 100, "pp", "%"),
-        Metric("r2", "R²"),
-        Metric("mse", "mean squared error"),
-    )
-}
-
-
-def metric_of(name: str) -> Metric:
-    """How a metric is written; one that is not known is written as it is stored."""
-    return _METRICS.get(name, Metric(name, name))
+from bnstudy.metric import Metric as Metric
+from bnstudy.metric import metric_of as metric_of
 
 
 def number(value: float, decimals: int = 3) -> str:

@@ -26,8 +26,6 @@ DATASETS = (
     "friedman1",
 )
 AUGMENTATIONS = ("none", "crop_flip")
-METRICS = {"classification": ("accuracy", "loss", "ece"), "regression": ("r2", "mse")}
-"""What is measured of each task."""
 GAUSSIAN_CLASSES = 10
 FRIEDMAN_FEATURES = 10
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from bnstudy.batchnorm.conventions import MATCHED_STATISTICS, STATISTICS, bessel
 from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.batchnorm.population import Population
+from bnstudy.metric import metrics_for
 from bnstudy.training.checkpoint import load_checkpoint, save_checkpoint
 from bnstudy.training.config import TrainingConfig
 from bnstudy.training.data.dataset import Dataset, Split
-from bnstudy.training.data.shapes import METRICS
 from bnstudy.training.loop import Progress, Training
 from bnstudy.training.measuring.metrics import distances, measure
 from bnstudy.training.measuring.predict import population_of, predict, predict_by_batch
@@ -107,7 +107,7 @@ def measure_block(
     final, apart, layers = _final(training)
     for row in final:  # the last update of all can break a network whose losses were finite
         index = training.seeds.index(row["seed"])
-        if training.diverged[index] is None and all(math.isnan(row[metric]) for metric in METRICS[dataset.task]):
+        if training.diverged[index] is None and all(math.isnan(row[metric]) for metric in metrics_for(dataset.task)):
             training.diverged[index] = training.step
     diverged = {seed: step for seed, step in zip(training.seeds, training.diverged, strict=True) if step is not None}
     return Measurements(rows + final, apart, layers, diverged)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnstudy.training.data.shapes import METRICS
+from bnstudy.metric import metrics_for
 
 CALIBRATION_BINS = 15
 
@@ -35,7 +35,7 @@ def measure(task: str, outputs: Tensor, targets: Tensor) -> dict[str, list[float
         _measure_one(task, outputs[:, replica].to(wide), targets[:, replica]) if ok else {}
         for replica, ok in enumerate(finite.tolist())
     ]
-    return {metric: [row.get(metric, float("nan")) for row in rows] for metric in METRICS[task]}
+    return {metric: [row.get(metric, float("nan")) for row in rows] for metric in metrics_for(task)}
 
 
 def _measure_one(task: str, outputs: Tensor, targets: Tensor) -> dict[str, float]:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, log_loss, mean_squared_error, r2_score
 
-from bnstudy.training.measuring.metrics import METRICS, distances, measure
+from bnstudy.metric import metrics_for
+from bnstudy.training.measuring.metrics import distances, measure
 
 
 def logits(n: int = 200, replicas: int = 3, classes: int = 5, scale: float = 2.0, seed: int = 0) -> torch.Tensor:
@@ -42,7 +43,7 @@ def calibration_error(probabilities: np.ndarray, targets: np.ndarray, bins: int 
 def test_classification_metrics_are_scikit_learns(dtype: torch.dtype, scale: float) -> None:
     outputs, targets = logits(scale=scale).to(dtype), classes_of()
     measured = measure("classification", outputs, targets)
-    assert set(measured) == set(METRICS["classification"])
+    assert set(measured) == set(metrics_for("classification"))
     for replica in range(3):
         probabilities = softmax(outputs[:, replica].double().numpy())
         truth = targets[:, replica].numpy()
