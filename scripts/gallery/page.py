@@ -16,13 +16,13 @@ from scripts.gallery.run import Gallery
 _INTRODUCTION = """# The gallery of planted faults
 
 Each fault is planted in networks trained on scikit-learn's digits (1,437 images): an MLP of 2 or 3 hidden layers, and
-torchvision's ResNet with a basic block a stage. A draw picks weights, data order, width, strength and place of the fault by
-a seed of its own. `bnstudy.diagnose` is given the model and batches as in training, nothing else, except where evaluation
-data are the fault. A draw counts as right when the *first* finding is the planted one.
+torchvision's ResNet with one basic block a stage. A draw is a seed: it picks weights, data order, width, and the strength
+and place of the fault. `bnstudy.diagnose` is given the model and batches as in training, and nothing else, except where the
+evaluation data are the fault. A draw counts as right when the *first* finding is the planted one.
 
-Seeds 0 to 9 are no held-out figure: rules were tuned on them, and plants that turned out to cost nothing, or not to be the
-fault they were meant to be, were changed. On seeds from 2000 on, which neither had seen, 213 of 214 were right (MLP 180 of
-180, ResNet 33 of 34; `--seed 2000`, 10 and 2 draws).
+Seeds 0 to 9 are no held-out figure. Rules were tuned on them, and plants were changed that turned out to cost nothing or to
+be another fault than they were meant to be. On seeds from 2000 on, which neither rules nor plants had seen, 213 of 214 were
+right (MLP 180 of 180, ResNet 33 of 34; `--seed 2000`, 10 and 2 draws).
 """
 
 
