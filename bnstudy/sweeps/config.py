@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bnstudy.training.config import TrainingConfig
+from bnstudy.training.keys import PLACE, PRESENTATION, SELECTION
 
 
 @dataclass
@@ -82,13 +83,13 @@ class Config(TrainingConfig):
         report: draw figures and write the report after the tables; `bnstudy report NAME` does it later.
     """
 
-    name: str = "run"
-    scale: str = "standard"
-    study: StudyConfig = field(default_factory=StudyConfig)
-    seeds: Any = 8
-    engine: EngineConfig = field(default_factory=EngineConfig)
-    tracking: str = "offline"
-    output_dir: str = "outputs"
-    results_dir: str = "results"
-    retry_failed: bool = False
-    report: bool = True
+    name: str = field(default="run", metadata=PRESENTATION)
+    scale: str = field(default="standard", metadata=PRESENTATION)
+    study: StudyConfig = field(default_factory=StudyConfig, metadata=PRESENTATION)
+    seeds: Any = field(default=8, metadata=SELECTION)
+    engine: EngineConfig = field(default_factory=EngineConfig, metadata=PLACE)
+    tracking: str = field(default="offline", metadata=PRESENTATION)
+    output_dir: str = field(default="outputs", metadata=PLACE)
+    results_dir: str = field(default="results", metadata=PRESENTATION)
+    retry_failed: bool = field(default=False, metadata=PRESENTATION)
+    report: bool = field(default=True, metadata=PRESENTATION)

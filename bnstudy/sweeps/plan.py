@@ -15,6 +15,7 @@ from bnstudy.sweeps.identity import job_id, training_fields, training_id
 from bnstudy.sweeps.store import LAYOUT, Record, Store, is_done
 from bnstudy.training.config import VarianceConfig
 from bnstudy.training.data.shapes import describe
+from bnstudy.training.keys import Role, keys, lookup, replaced
 
 
 @dataclass(frozen=True)
@@ -94,29 +95,20 @@ def blocks(seeds: Sequence[int], size: int) -> list[tuple[int, ...]]:
 
 
 def canonical(config: Config) -> Config:
-    """The configuration of a training, whoever asks for it: fields that do not change its numbers take their defaults."""
+    """The configuration of a training, whoever asks for it: what says nothing of the training takes its default.
+
+    Of the variance the normalising side is left; the accumulated one is a selection among what every training keeps.
+    """
     defaults = Config()
+    variance = VarianceConfig(f"normalize_{config.variance.normalize}", config.variance.normalize)
     if config.variance.rescaled:
         variance = VarianceConfig(RESCALED, "biased", "biased", rescaled=True)
-    else:
-        variance = VarianceConfig(f"normalize_{config.variance.normalize}", config.variance.normalize, "unbiased")
-    port = defaults.port
+    for key in keys(Config):
+        if key.role in (Role.PRESENTATION, Role.SELECTION):
+            config = replaced(config, key.name, lookup(defaults, key.name))
     if config.port.variance is not None:
-        port = dataclasses.replace(config.port, variance=Convention.parse(config.port.variance).name)
-    return dataclasses.replace(
-        config,
-        name=defaults.name,
-        scale=defaults.scale,
-        variance=variance,
-        port=port,
-        seeds=0,
-        study=defaults.study,
-        tracking=defaults.tracking,
-        results_dir=defaults.results_dir,
-        retry_failed=defaults.retry_failed,
-        report=defaults.report,
-        replicas=defaults.replicas,
-    )
+        config = replaced(config, "port.variance", Convention.parse(config.port.variance).name)
+    return replaced(config, "variance", variance)
 
 
 def make_plan(
@@ -162,7 +154,8 @@ def make_plan(
             for part in _cover(block, finished):
                 name = job_id(training, part)
                 needed.append(name)
-                jobs.setdefault(name, Job(name, training, canonical(config), part, steps[training]))
+                own = dataclasses.replace(canonical(config), seeds=list(part))
+                jobs.setdefault(name, Job(name, training, own, part, steps[training]))
         if set(asked.setdefault(training, needed)) != set(needed):
             raise UserError(f"seeds: {config.seeds!r} differs between cells that share a training; use one value in a study")
         # A baseline accumulates nothing: all conventions are one cell.

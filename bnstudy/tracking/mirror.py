@@ -15,14 +15,13 @@ from bnstudy.analysis.tables import recorded_study
 from bnstudy.batchnorm.conventions import ARMS
 from bnstudy.errors import UserError
 from bnstudy.metric import metrics_for
+from bnstudy.sweeps.config import Config
 from bnstudy.sweeps.store import Record, Store, is_done
 from bnstudy.tracking.record import MirroredRun, run_id, short
+from bnstudy.training.keys import Role, keys
 
-_PRIVATE = (
-    *("name", "scale", "study", "seeds", "replicas", "engine", "tracking"),
-    *("output_dir", "results_dir", "retry_failed", "report"),
-)
-"""Keys that say nothing of a run; `engine` may hold a user's shell lines."""
+_SHOWN = tuple(f"{key.name}." for key in keys(Config) if key.role is Role.NUMBERS)
+"""Keys that W&B is shown; of the others, `engine` may hold a user's shell lines."""
 _RENAMED = {
     "dataset_name": "dataset",
     "model_name": "model",
@@ -146,9 +145,7 @@ def cell_label(cell: Mapping[Any, Any]) -> str:
 
 
 def _config(record: Record, fields: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {key: value for key, value in _flat(record["config"]) if key.partition(".")[0] not in _PRIVATE}
-    for key in ("dataset.root", "dataset.download"):
-        flat.pop(key, None)
+    flat = {key: value for key, value in _flat(record["config"]) if f"{key}.".startswith(_SHOWN)}
     # A job's own configuration has one accumulated variance for all conventions that it serves: the cell's is meant.
     flat |= {key: value for key, value in fields.items() if key.startswith("variance.")}
     flat |= {f"source.{key}": value for key, value in record["source"].items()}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from bnstudy.batchnorm.conventions import CONVENTIONS, RESCALED, Convention
 from bnstudy.errors import UserError
 from bnstudy.training.config import TrainingConfig
 from bnstudy.training.data.shapes import DatasetShape, describe
+from bnstudy.training.keys import lookup
 
 _CHOICES = {
     "optimizer.name": ("sgd", "adamw"),
@@ -28,13 +28,6 @@ _POSITIVE = (
 
 LEAST_BATCHES = 4
 """Batches of a layer probe: two in each half, as one has no standard error."""
-
-
-def lookup(config: Any, key: str) -> Any:
-    """The value at a dotted key of nested dataclasses."""
-    for part in key.split("."):
-        config = getattr(config, part)
-    return config
 
 
 def check(config: TrainingConfig) -> DatasetShape:

@@ -5,6 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from bnstudy.training.keys import NUMBERS, PLACE, SELECTION, numbers_where
+
+_DRAWN = numbers_where(lambda config: config.dataset.name in ("gaussian", "friedman1"))
+_GAUSSIAN = numbers_where(lambda config: config.dataset.name == "gaussian")
+_OWN_DATA = numbers_where(lambda config: config.dataset.imported)
+_SIZED = numbers_where(lambda config: config.model.architecture in ("mlp", "resnet"))
+_OWN_NETWORK = numbers_where(lambda config: config.model.imported)
+_BATCHNORM = numbers_where(lambda config: config.model.norm == "batch")
+_SGD = numbers_where(lambda config: config.optimizer.name == "sgd")
+_ADAMW = numbers_where(lambda config: config.optimizer.name == "adamw")
+
 
 @dataclass
 class DatasetConfig:
@@ -28,20 +39,20 @@ class DatasetConfig:
         source: digest of `factory`'s source, which the plan fills in; whatever is given here is overwritten.
     """
 
-    name: str = "digits"
-    root: str = "data"
-    download: bool = False
-    train_size: int | None = None
-    test_size: int | None = None
-    split_seed: int = 0
-    augment: str = "none"
-    samples: int = 5120
-    dimension: int = 64
-    noise: float = 1.0
-    factory: str | None = None
-    args: dict[str, Any] = field(default_factory=dict)
-    scale: bool = True
-    source: str | None = None
+    name: str = field(default="digits", metadata=NUMBERS)
+    root: str = field(default="data", metadata=PLACE)
+    download: bool = field(default=False, metadata=PLACE)
+    train_size: int | None = field(default=None, metadata=NUMBERS)
+    test_size: int | None = field(default=None, metadata=NUMBERS)
+    split_seed: int = field(default=0, metadata=NUMBERS)
+    augment: str = field(default="none", metadata=NUMBERS)
+    samples: int = field(default=5120, metadata=_DRAWN)
+    dimension: int = field(default=64, metadata=_GAUSSIAN)
+    noise: float = field(default=1.0, metadata=_DRAWN)
+    factory: str | None = field(default=None, metadata=_OWN_DATA)
+    args: dict[str, Any] = field(default_factory=dict, metadata=_OWN_DATA)
+    scale: bool = field(default=True, metadata=_OWN_DATA)
+    source: str | None = field(default=None, metadata=_OWN_DATA)
 
     @property
     def imported(self) -> bool:
@@ -65,14 +76,14 @@ class ModelConfig:
         source: digest of `factory`'s source, which the plan fills in; whatever is given here is overwritten.
     """
 
-    name: str = "mlp"
-    architecture: str = "mlp"
-    depth: int = 2
-    width: int = 128
-    norm: str = "batch"
-    factory: str | None = None
-    args: dict[str, Any] = field(default_factory=dict)
-    source: str | None = None
+    name: str = field(default="mlp", metadata=NUMBERS)
+    architecture: str = field(default="mlp", metadata=NUMBERS)
+    depth: int = field(default=2, metadata=_SIZED)
+    width: int = field(default=128, metadata=_SIZED)
+    norm: str = field(default="batch", metadata=NUMBERS)
+    factory: str | None = field(default=None, metadata=_OWN_NETWORK)
+    args: dict[str, Any] = field(default_factory=dict, metadata=_OWN_NETWORK)
+    source: str | None = field(default=None, metadata=_OWN_NETWORK)
 
     @property
     def imported(self) -> bool:
@@ -91,10 +102,10 @@ class VarianceConfig:
         rescaled: the identity control; see `bnstudy.training.networks.rescaling`. Needs both variances biased.
     """
 
-    name: str = "paper"
-    normalize: str = "biased"
-    accumulate: str = "unbiased"
-    rescaled: bool = False
+    name: str = field(default="paper", metadata=SELECTION)
+    normalize: str = field(default="biased", metadata=_BATCHNORM)
+    accumulate: str = field(default="unbiased", metadata=SELECTION)
+    rescaled: bool = field(default=False, metadata=numbers_where(lambda config: config.variance.rescaled))
 
 
 @dataclass
@@ -133,13 +144,13 @@ class OptimizerConfig:
     name: str = "sgd"
     lr: float = 0.05
     scaling: str = "linear"
-    reference_batch_size: int = 32
-    momentum: float = 0.9
-    nesterov: bool = False
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    eps: float = 1e-8
+    reference_batch_size: int = field(default=32, metadata=numbers_where(lambda config: config.optimizer.scaling != "none"))
+    momentum: float = field(default=0.9, metadata=_SGD)
+    nesterov: bool = field(default=False, metadata=_SGD)
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999], metadata=_ADAMW)
+    eps: float = field(default=1e-8, metadata=_ADAMW)
     weight_decay: float = 0.0
-    decay_norm: bool = False
+    decay_norm: bool = field(default=False, metadata=numbers_where(lambda config: config.optimizer.weight_decay != 0))
 
 
 @dataclass
@@ -177,17 +188,19 @@ class TrainingConfig:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     variance: VarianceConfig = field(default_factory=VarianceConfig)
-    port: PortConfig = field(default_factory=PortConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    batch_size: int = 32
-    norm_batch_size: int | None = None
-    momentum: float | None = 0.1
-    eps: float = 1e-5
-    epochs: int = 10
-    steps: int | None = None
-    drop_last: bool = True
-    device: str = "auto"
-    precision: str = "float32"
-    probe_batches: int = 200
-    replicas: Any = "auto"
+    port: PortConfig = field(
+        default_factory=PortConfig, metadata=numbers_where(lambda config: config.port.variance is not None)
+    )
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig, metadata=NUMBERS)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig, metadata=NUMBERS)
+    batch_size: int = field(default=32, metadata=NUMBERS)
+    norm_batch_size: int | None = field(default=None, metadata=_BATCHNORM)
+    momentum: float | None = field(default=0.1, metadata=_BATCHNORM)
+    eps: float = field(default=1e-5, metadata=numbers_where(lambda config: config.model.norm != "none"))
+    epochs: int = field(default=10, metadata=numbers_where(lambda config: config.steps is None))
+    steps: int | None = field(default=None, metadata=NUMBERS)
+    drop_last: bool = field(default=True, metadata=NUMBERS)
+    device: str = field(default="auto", metadata=NUMBERS)
+    precision: str = field(default="float32", metadata=NUMBERS)
+    probe_batches: int = field(default=200, metadata=_BATCHNORM)
+    replicas: Any = field(default="auto", metadata=SELECTION)

@@ -6,11 +6,15 @@ import copy
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bnstudy.batchnorm.conventions import CONVENTIONS
 from bnstudy.sweeps.config import Config
 from bnstudy.sweeps.identity import job_id, training_fields, training_id
+from bnstudy.sweeps.plan import canonical, make_plan
+from bnstudy.sweeps.store import Store
+from bnstudy.training.keys import Key, Role, keys, lookup, replaced
 from tests.tiny import tiny
 
 MATTER: dict[str, list[Any]] = {
@@ -48,7 +52,30 @@ MATTER: dict[str, list[Any]] = {
     "precision": ["bfloat16", "float64"],
     "probe_batches": [0, 100],
 }
-DO_NOT: dict[str, list[Any]] = {
+UNREAD: dict[str, list[Any]] = {
+    "dataset.samples": [77],
+    "dataset.dimension": [7],
+    "dataset.noise": [0.5],
+    "dataset.args": [{"rows": 3}],
+    "dataset.scale": [False],
+    "dataset.source": ["0123"],
+    "model.factory": ["nets:build"],
+    "model.args": [{"width": 3}],
+    "model.source": ["0123"],
+    "port.epochs": [1],
+    "port.lr_factor": [0.5],
+    "optimizer.betas": [[0.5, 0.5]],
+    "optimizer.eps": [0.1],
+    "optimizer.decay_norm": [True],
+}
+"""Fields that change numbers, but not those of `tiny`, which does not read them."""
+SELECTION: dict[str, list[Any]] = {
+    "variance.name": ["any name"],
+    "variance.accumulate": ["biased"],
+    "seeds": [1, [5, 6]],
+    "replicas": [1, 4],
+}
+PRESENTATION: dict[str, list[Any]] = {
     "name": ["another study"],
     "study.question": ["Why?"],
     "study.hypothesis": ["Because."],
@@ -59,24 +86,15 @@ DO_NOT: dict[str, list[Any]] = {
     "study.statistic": ["gap"],
     "study.contrasts": [["inverted"]],
     "study.family": [{"batch_size": [2]}],
+    "scale": ["full"],
+    "report": [False],
+    "tracking": ["wandb"],
+    "results_dir": ["/tmp"],
+    "retry_failed": [True],
+}
+PLACE: dict[str, list[Any]] = {
     "dataset.root": ["/elsewhere"],
     "dataset.download": [True],
-    "dataset.samples": [77],
-    "dataset.dimension": [7],
-    "dataset.noise": [0.5],
-    "dataset.args": [{"rows": 3}],
-    "dataset.scale": [False],
-    "dataset.source": ["0123"],
-    "model.factory": ["nets:build"],
-    "model.args": [{"width": 3}],
-    "model.source": ["0123"],
-    "variance.name": ["any name"],
-    "variance.accumulate": ["biased"],
-    "port.epochs": [1],
-    "port.lr_factor": [0.5],
-    "optimizer.betas": [[0.5, 0.5]],
-    "optimizer.eps": [0.1],
-    "optimizer.decay_norm": [True],
     "engine.name": ["slurm"],
     "engine.workers": [5],
     "engine.threads": [2],
@@ -87,15 +105,9 @@ DO_NOT: dict[str, list[Any]] = {
     "engine.options": [{"account": "lab"}],
     "engine.setup": [["module load cuda"]],
     "engine.address": ["10.0.0.1:6379"],
-    "seeds": [1, [5, 6]],
-    "replicas": [1, 4],
-    "scale": ["full"],
-    "report": [False],
-    "tracking": ["wandb"],
     "output_dir": ["/tmp"],
-    "results_dir": ["/tmp"],
-    "retry_failed": [True],
 }
+DO_NOT = UNREAD | SELECTION | PRESENTATION | PLACE
 PAIRS = {
     True: [(key, value) for key in MATTER for value in MATTER[key]],
     False: [(key, value) for key in DO_NOT for value in DO_NOT[key]],
@@ -113,18 +125,11 @@ def changed(config: Config, key: str, value: Any) -> Config:
     return config
 
 
-def keys_of(node: Any, prefix: str = "") -> set[str]:
-    found = set()
-    for key, value in vars(node).items():
-        inner = hasattr(value, "__dataclass_fields__")
-        found |= keys_of(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}"}
-    return found
-
-
-def test_every_key_of_the_configuration_is_known_to_matter_or_not() -> None:
+def test_every_key_of_the_configuration_has_the_role_that_is_listed_here() -> None:
     """A new key makes this fail until somebody decides."""
-    assert set(MATTER) | set(DO_NOT) == keys_of(Config())
-    assert not set(MATTER) & set(DO_NOT)
+    roles = {key.name: key.role for key in keys(Config)}
+    listed = {Role.NUMBERS: MATTER | UNREAD, Role.SELECTION: SELECTION, Role.PRESENTATION: PRESENTATION, Role.PLACE: PLACE}
+    assert roles == {key: role for role, table in listed.items() for key in table}
 
 
 @pytest.mark.parametrize(("key", "value"), PAIRS[True])
@@ -144,6 +149,71 @@ def test_no_mixture_of_changes_hides_one_that_matters(idle: list[tuple[str, Any]
         config = changed(config, key, value)
     assert training_id(config) == training_id(tiny())
     assert training_id(changed(config, *real)) != training_id(tiny())
+
+
+CHOICES = {
+    "dataset.name": ["digits", "gaussian", "friedman1", "import"],
+    "dataset.factory": [None, "data:load"],
+    "model.architecture": ["mlp", "resnet", "torchvision", "import"],
+    "model.norm": ["batch", "group", "none"],
+    "variance.normalize": ["biased", "unbiased"],
+    "port.variance": [None, *CONVENTIONS],
+    "optimizer.name": ["sgd", "adamw"],
+    "optimizer.scaling": ["linear", "none"],
+    "optimizer.weight_decay": [0.0, 0.1],
+    "steps": [None, 7, 8],
+}
+"""Values of the keys that decide which other keys are read."""
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "bool": st.booleans(),
+    "int": st.integers(1, 99),
+    "float": st.floats(0.001, 0.999),
+    "str": st.text("abc", min_size=1),
+    "dict[str, Any]": st.dictionaries(st.sampled_from("ab"), st.integers(0, 3)),
+    "list[float]": st.lists(st.floats(0.1, 0.9), max_size=3),
+    "list[str]": st.lists(st.text("abc"), max_size=3),
+    "list[Any]": st.lists(st.sampled_from([*CONVENTIONS]), max_size=3),
+    "Any": st.integers(1, 99),
+}
+
+
+def values(key: Key) -> st.SearchStrategy[Any]:
+    if key.name in CHOICES:
+        return st.sampled_from(CHOICES[key.name])
+    kind, _, optional = key.type.partition(" | ")
+    return VALUES[kind] | st.none() if optional else VALUES[kind]
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> tuple[Key, Config, Config]:
+    """Any key, and any configuration before and after it changes."""
+    config = tiny()
+    for name, choices in CHOICES.items():
+        config = replaced(config, name, draw(st.sampled_from(choices)))
+    key = draw(st.sampled_from(keys(Config)))
+    value = draw(values(key).filter(lambda value: value != lookup(config, key.name)))
+    return key, config, replaced(config, key.name, value)
+
+
+@settings(max_examples=400)
+@given(changes())
+def test_a_key_changes_what_its_role_says_and_nothing_else(change: tuple[Key, Config, Config]) -> None:
+    key, before, after = change
+    matters = key.role is Role.NUMBERS and (key.reads(before) or key.reads(after))
+    assert (training_id(before) != training_id(after)) == matters
+    if key.role in (Role.SELECTION, Role.PRESENTATION):
+        assert canonical(before) == canonical(after)
+    else:
+        assert lookup(canonical(after), key.name) == lookup(after, key.name)
+    if key.name not in ("seeds", "replicas"):  # which say what seeds a job has
+        assert (jobs_of(before) != jobs_of(after)) == matters
+
+
+def jobs_of(config: Config) -> list[str]:
+    """The jobs that a configuration is planned as, two seeds in each."""
+    training = training_id(config)
+    plan = make_plan([config], Store("nowhere"), {training: 2}, {training: 1}, {training: 1.0})
+    return [job.id for job in plan.jobs]
 
 
 def test_different_changes_give_different_names() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnstudy.errors import UserError
-from bnstudy.training.checks import check, check_values_per_channel, lookup
+from bnstudy.training.checks import check, check_values_per_channel
 from bnstudy.training.config import TrainingConfig
 from bnstudy.training.data.dataset import Dataset
 from bnstudy.training.data.shapes import DatasetShape
@@ -109,11 +109,6 @@ def test_fields_of_the_other_optimizer_are_not_looked_at() -> None:
 
 def test_a_baseline_does_not_care_for_groups() -> None:
     check(tiny(model__norm="group", norm_batch_size=64))
-
-
-def test_lookup_follows_dots() -> None:
-    assert lookup(tiny(), "optimizer.lr") == 0.05
-    assert lookup(tiny(), "batch_size") == 8
 
 
 def shape_of(train: int, test: int = 100) -> DatasetShape:
