@@ -42,6 +42,16 @@ class Convention:
         """The inference statistic that this convention stores: "ema_biased" or "ema_unbiased"."""
         return f"ema_{self.accumulate}"
 
+    def divisor(self, m: int) -> float:
+        """k, by which the variance that normalises m values exceeds the biased one: 1, or Bessel's c.
+
+        Times k, a stored estimate of the total variance matches what training divides by.
+
+        Raises:
+            ValueError: m = 1, where the unbiased variance normalises.
+        """
+        return bessel(m) if self.normalize == "unbiased" else 1.0
+
     @classmethod
     def parse(cls, value: str | Sequence[str] | Convention) -> Convention:
         """Read a convention from a name, an alias, or a pair (normalize, accumulate).

@@ -107,7 +107,7 @@ def recorded(job: Job, record: Record) -> Outcome:
 def _measure(job: Job, progress: Record, checkpoint: Path) -> tuple[dict[str, pd.DataFrame], Record]:
     import torch
 
-    from bnstudy.training.measuring.measurement import Checkpoint, measure_block
+    from bnstudy.training.measuring.measurement import Checkpointing, measure_block
 
     prepare_process(job.config.engine.threads)
     dataset = _dataset(json.dumps(dataclasses.asdict(job.config.dataset), sort_keys=True), job.config.device)
@@ -115,7 +115,7 @@ def _measure(job: Job, progress: Record, checkpoint: Path) -> tuple[dict[str, pd
     def advance(step: int) -> None:
         progress["step"] = step
 
-    measured = measure_block(job.config, dataset, job.seeds, advance, Checkpoint(checkpoint))
+    measured = measure_block(job.config, dataset, job.seeds, advance, Checkpointing(checkpoint))
     rows = {"metrics": measured.metrics, "distances": measured.distances, "layers": measured.layers}
     tables = {name: pd.DataFrame(own) for name, own in rows.items()}
     for table in tables.values():

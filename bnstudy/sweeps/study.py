@@ -29,6 +29,7 @@ from bnstudy.training.data.files import require_files
 from bnstudy.training.data.shapes import DatasetShape
 from bnstudy.training.imported import with_imports
 from bnstudy.training.networks.grouping import block_size
+from bnstudy.training.schedule import total_steps
 
 
 class Listener(Protocol):
@@ -95,7 +96,7 @@ def plan_study(configs: Sequence[Config]) -> tuple[Plan, Store]:
             spatial[network] = _spatial(config, shape)
         check_values_per_channel(config, shape, spatial[network])
         size[training] = block_size(config, shape)
-        steps[training] = _steps(config, shape)
+        steps[training] = total_steps(config, shape.train_samples)
         # Only an order is needed here: the longest first. A step costs a call for each layer, and its samples' work.
         layers = len(spatial[network]) + 1
         work = sum(spatial[network].values()) * config.model.width * config.batch_size
@@ -211,13 +212,6 @@ def _spatial(config: Config, shape: DatasetShape) -> dict[str, int]:
     # Positions do not depend on the width, and a network too large for this machine is its job's affair.
     narrow = dataclasses.replace(config.model, width=min(config.model.width, 8))
     return values_per_channel(build_model(narrow, shape.input_shape, shape.outputs, seed=0), shape.input_shape, 1)
-
-
-def _steps(config: Config, shape: DatasetShape) -> int:
-    if config.steps is not None:
-        return config.steps
-    whole, rest = divmod(shape.train_samples, config.batch_size)
-    return config.epochs * (whole + (1 if rest and not config.drop_last else 0))
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from bnstudy.sweeps.config import Config
 from bnstudy.sweeps.store import Record, Store, is_done
 from bnstudy.tracking.record import MirroredRun, run_id, short
 from bnstudy.training.keys import Role, keys
+from bnstudy.training.schedule import steps_per_epoch
 
 _SHOWN = tuple(f"{key.name}." for key in keys(Config) if key.role is Role.NUMBERS)
 """Keys that W&B is shown; of the others, `engine` may hold a user's shell lines."""
@@ -176,8 +177,7 @@ def _history(metrics: pd.DataFrame, own: str, record: Record) -> list[dict[str, 
         for name in names
     }
     samples = int(metrics.loc[(metrics["statistic"] == own) & (metrics["split"] == "train"), "n"].iloc[0])
-    size = record["config"]["batch_size"]
-    steps = samples // size if record["config"]["drop_last"] else -(-samples // size)
+    steps = steps_per_epoch(samples, record["config"]["batch_size"], record["config"]["drop_last"])
     last = int(metrics["epoch"].max())
     rows = []
     for epoch in range(1, last + 1):

@@ -9,6 +9,7 @@ from bnstudy.errors import UserError
 from bnstudy.training.config import TrainingConfig
 from bnstudy.training.data.shapes import DatasetShape, describe
 from bnstudy.training.keys import lookup
+from bnstudy.training.schedule import steps_per_epoch, total_steps
 
 _CHOICES = {
     "optimizer.name": ("sgd", "adamw"),
@@ -137,9 +138,8 @@ def _check_port(config: TrainingConfig, shape: DatasetShape) -> None:
         raise UserError(f"port.lr_factor: {port.lr_factor} is not positive; use a number above 0")
     if port.epochs < 1:
         raise UserError(f"port.epochs: {port.epochs} trains nothing under {port.variance!r}; use 1 or more")
-    whole, rest = divmod(shape.train_samples, config.batch_size)
-    an_epoch = whole + (1 if rest and not config.drop_last else 0)
-    steps = config.epochs * an_epoch if config.steps is None else config.steps
+    an_epoch = steps_per_epoch(shape.train_samples, config.batch_size, config.drop_last)
+    steps = total_steps(config, shape.train_samples)
     if port.epochs * an_epoch >= steps:
         key, total = ("epochs", config.epochs) if config.steps is None else ("steps", f"{steps} (an epoch has {an_epoch})")
         most = (steps - 1) // an_epoch

@@ -18,7 +18,7 @@ from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.errors import UserError
 from bnstudy.training.config import TrainingConfig
 from bnstudy.training.data.augment import crop_flip
-from bnstudy.training.data.batches import batch_sizes, chunks, draw_order, gather
+from bnstudy.training.data.batches import chunks, draw_order, gather
 from bnstudy.training.data.dataset import Dataset
 from bnstudy.training.measuring.metrics import measure
 from bnstudy.training.networks.models import build_model, values_per_channel
@@ -26,7 +26,8 @@ from bnstudy.training.networks.port import port
 from bnstudy.training.networks.replicas import replicate
 from bnstudy.training.networks.rescaling import rescale
 from bnstudy.training.networks.stacking import unstackable
-from bnstudy.training.optimization import build_optimizer, learning_rates
+from bnstudy.training.optimization import build_optimizer
+from bnstudy.training.schedule import batch_sizes, learning_rates, steps_per_epoch, total_steps
 from bnstudy.training.seeds import generator, own_random_numbers
 
 Progress = Callable[[int], None]
@@ -48,13 +49,6 @@ class EpochRecord:
 
     metrics: dict[str, list[float]]
     samples: int
-
-
-def total_steps(config: TrainingConfig, train_samples: int) -> int:
-    """Optimizer steps of a training: `steps` where given, else `epochs` passes over the split."""
-    if config.steps is not None:
-        return config.steps
-    return config.epochs * len(batch_sizes(train_samples, config.batch_size, config.drop_last))
 
 
 class Training:
@@ -124,7 +118,7 @@ class Training:
         self.order_generators = [generator(seed, "order") for seed in self.seeds]
         self.augmentation_generators = [generator(seed, "augmentation") for seed in self.seeds]
         self.steps = total_steps(config, len(dataset.train))
-        before = self.port_epoch * len(batch_sizes(len(dataset.train), config.batch_size, config.drop_last))
+        before = self.port_epoch * steps_per_epoch(len(dataset.train), config.batch_size, config.drop_last)
         self.rates: list[float] = []
         for steps, factor in ((before, 1.0), (self.steps - before, config.port.lr_factor if ported else 1.0)):
             rates = learning_rates(config.optimizer, config.schedule, config.batch_size, steps)

@@ -1,4 +1,4 @@
-"""Optimizers and learning rates, as the configuration states them."""
+"""Optimizers of torch, as the configuration states them; their learning rates are `schedule`'s."""
 
 from __future__ import annotations
 
@@ -9,38 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bnstudy.training.config import OptimizerConfig, ScheduleConfig
-
-_SCALING = {"linear": 1.0, "sqrt": 0.5, "none": 0.0}
-
-
-def learning_rates(optimizer: OptimizerConfig, schedule: ScheduleConfig, batch_size: int, steps: int) -> list[float]:
-    """The learning rate of every step.
-
-    lr · (batch_size / reference_batch_size)^p with p = 1, ½, 0 for scaling "linear", "sqrt", "none"; a linear warm-up over
-    the first share of the steps; then constant, or half a cosine down to 0 after the last step.
-
-    Args:
-        optimizer, schedule: the configuration.
-        batch_size: samples a step.
-        steps: how many steps there are.
-
-    Returns:
-        `steps` numbers.
-
-    Source: Goyal et al. 2017 (linear scaling, warm-up); Loshchilov & Hutter 2017 (cosine).
-    """
-    peak = optimizer.lr * (batch_size / optimizer.reference_batch_size) ** _SCALING[optimizer.scaling]
-    warm = round(schedule.warmup * steps)
-    rates = []
-    for step in range(steps):
-        if step < warm:
-            rates.append(peak * (step + 1) / warm)
-        elif schedule.name == "cosine":
-            rates.append(peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm))))
-        else:
-            rates.append(peak)
-    return rates
+from bnstudy.training.config import OptimizerConfig
 
 
 def build_optimizer(

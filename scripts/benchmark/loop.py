@@ -18,7 +18,8 @@ from bnstudy.training.data.shapes import describe
 from bnstudy.training.loop import Training
 from bnstudy.training.networks.grouping import block_size
 from bnstudy.training.networks.models import build_model
-from bnstudy.training.optimization import build_optimizer, learning_rates
+from bnstudy.training.optimization import build_optimizer
+from bnstudy.training.schedule import learning_rates
 from bnstudy.training.seeds import generator
 from scripts.benchmark.report import Benchmark, Row, Target
 from scripts.benchmark.timing import Prepare, Spread, interleave, ratio, spread

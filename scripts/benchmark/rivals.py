@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 from bnstudy.sweeps.config import Config
 from bnstudy.training.data.dataset import Dataset
 from bnstudy.training.networks.models import build_model
-from bnstudy.training.optimization import build_optimizer, learning_rates
+from bnstudy.training.optimization import build_optimizer
+from bnstudy.training.schedule import learning_rates
 from bnstudy.training.seeds import generator
 from scripts.benchmark.loop import with_torch_batchnorm
 from scripts.benchmark.timing import Clock

@@ -68,6 +68,14 @@ def test_bessel_is_m_over_m_minus_one():
         bessel(1)
 
 
+@pytest.mark.parametrize("name", CONVENTIONS)
+def test_the_divisor_is_the_normalising_variance_over_the_biased_one(name):
+    values = draw(7, 1, seed=0)
+    correction = int(Convention.parse(name).normalize == "unbiased")
+    expected = float(values.var(correction=correction) / values.var(correction=0))
+    assert Convention.parse(name).divisor(7) == pytest.approx(expected, rel=1e-12)
+
+
 @settings(max_examples=25, deadline=None)
 @given(batches, st.sampled_from([("paper", "consistent_biased"), ("consistent_unbiased", "inverted")]))
 def test_only_the_normalising_side_touches_training_and_the_buffers_differ_by_c(shape, pair):

@@ -18,7 +18,7 @@ from bnstudy.sweeps.plan import Job, canonical
 from bnstudy.sweeps.store import Store
 from bnstudy.sweeps.worker import prepare_process
 from bnstudy.training.data.dataset import load_dataset
-from bnstudy.training.measuring.measurement import Checkpoint, measure_block
+from bnstudy.training.measuring.measurement import Checkpointing, measure_block
 from tests.tiny import tiny
 
 SEEDS = (0, 2)
@@ -44,7 +44,7 @@ def train_and_die(config: Config, path: Path, last: int) -> None:
         if step == last:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    measure_block(config, load_dataset(config.dataset), SEEDS, kill_at, Checkpoint(path, every=0.0))
+    measure_block(config, load_dataset(config.dataset), SEEDS, kill_at, Checkpointing(path, every=0.0))
 
 
 def leave_a_checkpoint(config: Config, path: Path, last: int) -> None:
@@ -64,7 +64,7 @@ def test_a_killed_training_goes_on_and_ends_bit_identical(optimizer: str, tmp_pa
     path = tmp_path / "checkpoint.safetensors"
     leave_a_checkpoint(config, path, 2 * STEPS + 5)
     steps: list[int] = []
-    resumed = measure_block(config, dataset, SEEDS, steps.append, Checkpoint(path))
+    resumed = measure_block(config, dataset, SEEDS, steps.append, Checkpointing(path))
     assert steps[0] == 2 * STEPS, "the epoch that was cut off is trained again, those before it are not"
     assert len(steps) == 1 + 3 * STEPS
     assert resumed == whole
@@ -94,4 +94,4 @@ def test_a_checkpoint_that_cannot_be_read_is_a_training_from_the_start(tmp_path:
     dataset = load_dataset(config.dataset)
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(b"half of a file")
-    assert measure_block(config, dataset, SEEDS, checkpoint=Checkpoint(path)) == measure_block(config, dataset, SEEDS)
+    assert measure_block(config, dataset, SEEDS, checkpoint=Checkpointing(path)) == measure_block(config, dataset, SEEDS)

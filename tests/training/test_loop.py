@@ -15,8 +15,9 @@ from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.sweeps.config import Config
 from bnstudy.training.config import DatasetConfig
 from bnstudy.training.data.dataset import Dataset, load_dataset
-from bnstudy.training.loop import Training, total_steps
+from bnstudy.training.loop import Training
 from bnstudy.training.networks.replicas import replica_state_dict
+from bnstudy.training.schedule import total_steps
 from bnstudy.training.seeds import generator
 from tests.tiny import RESNET8, tiny
 from tests.training.plain import plain_copy

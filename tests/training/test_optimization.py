@@ -1,58 +1,17 @@
-"""Learning rates against their formulas; weight decay where it belongs; the optimizers torch has."""
+"""Weight decay where it belongs; the optimizers that torch has."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
-from bnstudy.training.config import ModelConfig, OptimizerConfig, ScheduleConfig
+from bnstudy.training.config import ModelConfig, OptimizerConfig
 from bnstudy.training.networks.models import build_model
 from bnstudy.training.networks.replicas import replicate
-from bnstudy.training.optimization import build_optimizer, learning_rates
-
-
-@pytest.mark.parametrize(
-    ("scaling", "batch_size", "factor"),
-    [("linear", 8, 0.25), ("linear", 64, 2.0), ("sqrt", 8, 0.5), ("sqrt", 128, 2.0), ("none", 2, 1.0)],
-)
-def test_the_rate_scales_with_the_batch_size(scaling: str, batch_size: int, factor: float) -> None:
-    rates = learning_rates(OptimizerConfig(lr=0.3, scaling=scaling), ScheduleConfig(), batch_size, 5)
-    assert rates == pytest.approx([0.3 * factor] * 5, rel=1e-15)
-
-
-def test_a_warm_up_rises_linearly_to_the_peak_and_a_cosine_falls_from_it() -> None:
-    optimizer = OptimizerConfig(lr=1.0, scaling="none")
-    rates = learning_rates(optimizer, ScheduleConfig("cosine", 0.2), 32, 10)
-    cosine = [(1 + math.cos(math.pi * t / 8)) / 2 for t in range(8)]
-    assert rates == pytest.approx([0.5, 1.0, *cosine], rel=1e-12)
-    constant = learning_rates(optimizer, ScheduleConfig("constant", 0.5), 32, 8)
-    assert constant == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 1])
-
-
-def test_the_cosine_is_torchs_own() -> None:
-    parameter = nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=0.7)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 37)
-    expected = []
-    for _ in range(37):
-        expected.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    rates = learning_rates(OptimizerConfig(lr=0.7, scaling="none"), ScheduleConfig("cosine"), 32, 37)
-    assert rates == pytest.approx(expected, rel=1e-9)
-
-
-@given(st.integers(1, 200), st.floats(0, 0.99), st.sampled_from(["constant", "cosine"]))
-def test_every_step_has_a_rate_above_zero_and_not_above_the_peak(steps: int, warmup: float, name: str) -> None:
-    rates = learning_rates(OptimizerConfig(lr=0.1, scaling="none"), ScheduleConfig(name, warmup), 4, steps)
-    assert len(rates) == steps
-    assert all(0 < rate <= 0.1 * (1 + 1e-12) for rate in rates)
+from bnstudy.training.optimization import build_optimizer
 
 
 def groups(config: OptimizerConfig, model: nn.Module) -> dict[str, float]:

@@ -35,12 +35,6 @@ def repeat(inputs: Tensor, replicas: int) -> Tensor:
     return inputs if replicas == 1 else inputs.repeat(1, replicas, *(1,) * (inputs.dim() - 2))
 
 
-def batch_sizes(samples: int, batch_size: int, drop_last: bool) -> list[int]:
-    """Sizes of an epoch's batches, the last partial one included unless dropped."""
-    whole, rest = divmod(samples, batch_size)
-    return [batch_size] * whole + ([rest] if rest and not drop_last else [])
-
-
 def chunks(order: Tensor, batch_size: int) -> Iterator[Tensor]:
     """Cut an order into runs of whole batches of about CHUNK_SAMPLES samples."""
     yield from order.split(max(1, CHUNK_SAMPLES // batch_size) * batch_size)

@@ -8,33 +8,57 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from bnstudy.batchnorm.conventions import MATCHED_STATISTICS, STATISTICS, bessel
+from bnstudy.batchnorm.conventions import MATCHED_STATISTICS, STATISTICS
 from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.batchnorm.population import Population
 from bnstudy.metric import metrics_for
 from bnstudy.training.checkpoint import load_checkpoint, save_checkpoint
 from bnstudy.training.config import TrainingConfig
-from bnstudy.training.data.dataset import Dataset, Split
+from bnstudy.training.data.dataset import Dataset
 from bnstudy.training.loop import Progress, Training
 from bnstudy.training.measuring.metrics import distances, measure
 from bnstudy.training.measuring.predict import population_of, predict, predict_by_batch
 from bnstudy.training.measuring.probes import probe_layers
 from bnstudy.training.seeds import generator
 
-HISTORY_STATISTICS = ("ema_biased", "ema_unbiased", "batch")
-"""Each convention's own statistic and the batch's: what is measured at the end of every epoch."""
-REFERENCE = "ema_unbiased"
+
+class Condition(NamedTuple):
+    """What the layers of a network normalise by while it is measured.
+
+    Args:
+        name: in tables.
+        statistic: the stored statistic, or "batch" for the batch's own.
+        matched: whether the stored variance is multiplied by `Convention.divisor`, so that it fits what training divides by.
+    """
+
+    name: str
+    statistic: str
+    matched: bool = False
+
+
+REFERENCE = Condition("ema_unbiased", "ema_unbiased")
 """What the predictions under the other stored statistics are compared with."""
+HISTORY = tuple(Condition(name, name) for name in ("ema_biased", "ema_unbiased", "batch"))
+"""Each convention's own statistic and the batch's: what is measured at the end of every epoch."""
+FINAL = (REFERENCE, *(Condition(name, name) for name in STATISTICS if name != REFERENCE.name))
+"""What is measured after the last epoch."""
+MATCHED = tuple(
+    Condition(name, statistic, matched=True)
+    for name, statistic in zip(MATCHED_STATISTICS, ("ema_unbiased", "population_unbiased", "population_pooled"), strict=True)
+)
+"""What is measured besides where the unbiased variance normalises; elsewhere it is the same as without the factor."""
+WITHOUT_BATCHNORM = Condition("none", "ema_unbiased")
+"""Of a network that has no statistic to choose, so that any will do."""
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpointing:
     """Where a long training is kept between epochs.
 
     Args:
@@ -51,7 +75,7 @@ class Measurements:
     """What a block gives.
 
     Args:
-        metrics: rows (seed, epoch, split, statistic, n, one column a metric); see DESIGN.md, `metrics`.
+        metrics: rows (seed, epoch, split, statistic, n, one column a metric); one a replica.
         distances: rows (seed, split, statistic, reference, flip_rate, rms_distance, kl) of the last epoch.
         layers: rows of `bnstudy.training.measuring.probes.probe_layers`; none without BatchNorm or with `probe_batches` 0.
         diverged: seed → first step with a non-finite loss, for the seeds that diverged.
@@ -68,9 +92,9 @@ def measure_block(
     dataset: Dataset,
     seeds: Sequence[int],
     progress: Progress = lambda step: None,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: Checkpointing | None = None,
 ) -> Measurements:
-    """Train a block of seeds and measure it as DESIGN.md, section 2 says.
+    """Train a block of seeds and measure it.
 
     After every epoch, with weights frozen: `batch`, `ema_biased` and `ema_unbiased` on both splits, beside the training
     batches' own metrics as they went by (`online`). After the last: every statistic, and the matched ones k·v whose variance
@@ -87,7 +111,7 @@ def measure_block(
     Returns:
         The rows, whose cells (data set, model, …) the caller adds.
 
-    Source: bnstudy issue 2, part 8.
+    Source: docs/method.md, "Statistics" and "The gap and its terms".
     """
     training = Training(config, dataset, seeds)
     rows = [] if checkpoint is None else load_checkpoint(training, checkpoint.path)
@@ -97,80 +121,90 @@ def measure_block(
         record = training.run_epoch(progress)
         rows += _rows(training, "train", "online", record.samples, record.metrics)
         if not training.finished:
-            statistics = HISTORY_STATISTICS if batchnorm_layers(training.model) else ("none",)
-            for _, split, statistic, outputs, targets in _predictions(training, statistics):
-                rows += _rows(training, split, statistic, len(outputs), measure(dataset.task, outputs, targets))
+            for predicted in _predictions(training, HISTORY if batchnorm_layers(training.model) else [WITHOUT_BATCHNORM]):
+                rows += _metric_rows(training, predicted)
         if checkpoint is not None and time.monotonic() - saved >= checkpoint.every:
             with contextlib.suppress(OSError):  # a full disk must not end a training that has not yet needed it
                 save_checkpoint(training, rows, checkpoint.path)
             saved = time.monotonic()
-    final, apart, layers = _final(training)
+    final, distance_rows, layers = _final(training)
     for row in final:  # the last update of all can break a network whose losses were finite
         index = training.seeds.index(row["seed"])
         if training.diverged[index] is None and all(math.isnan(row[metric]) for metric in metrics_for(dataset.task)):
             training.diverged[index] = training.step
     diverged = {seed: step for seed, step in zip(training.seeds, training.diverged, strict=True) if step is not None}
-    return Measurements(rows + final, apart, layers, diverged)
+    return Measurements(rows + final, distance_rows, layers, diverged)
 
 
 def _final(training: Training) -> tuple[list[Row], list[Row], list[Row]]:
-    task = training.dataset.task
-    rows: list[Row] = []
-    apart: list[Row] = []
-    layers = batchnorm_layers(training.model)
-    if not layers:
-        for _, split, statistic, outputs, targets in _predictions(training, ("none",)):
-            rows += _rows(training, split, statistic, len(outputs), measure(task, outputs, targets))
-        return rows, apart, []
+    """Rows of metrics, of distances and of layers, once the last step is made."""
+    if not batchnorm_layers(training.model):
+        predictions = _predictions(training, [WITHOUT_BATCHNORM])
+        return [row for predicted in predictions for row in _metric_rows(training, predicted)], [], []
     random = [generator(seed, "population") for seed in training.seeds]
     population = population_of(training.model, training.inputs, training.config.batch_size, random)
+    matched_differ = training.convention.normalize == "unbiased"
+    rows: list[Row] = []
+    distance_rows: list[Row] = []
     reference: dict[str, Tensor] = {}
-    statistics = [REFERENCE, *(name for name in STATISTICS if name != REFERENCE)]
-    if matched_differ := training.config.variance.normalize == "unbiased":
-        statistics += MATCHED_STATISTICS
-    for name, split, statistic, outputs, targets in _predictions(training, statistics, population):
-        metrics = measure(task, outputs, targets)
-        rows += _rows(training, split, statistic, len(outputs), metrics)
-        if statistic == REFERENCE:
-            reference[split] = outputs
-        elif name != "batch":
-            measures = distances(task, outputs, reference[split])
-            for index, seed in enumerate(training.seeds):
-                row = {"seed": seed, "split": split, "statistic": statistic, "reference": REFERENCE}
-                apart.append(row | {measure: values[index] for measure, values in measures.items()})
-    if not matched_differ:  # k = 1: the same numbers under the other name
-        plain = [name.removeprefix("matched_") for name in MATCHED_STATISTICS]
-        rows += [row | {"statistic": f"matched_{row['statistic']}"} for row in rows if row["statistic"] in plain]
-    probed: list[Row] = []
+    for predicted in _predictions(training, (*FINAL, *MATCHED) if matched_differ else FINAL, population):
+        rows += _metric_rows(training, predicted)
+        if predicted.condition == REFERENCE:
+            reference[predicted.split] = predicted.outputs
+        elif predicted.condition.statistic != "batch":
+            distance_rows += _distance_rows(training, predicted, reference[predicted.split])
+    if not matched_differ:
+        names = {condition.statistic: condition.name for condition in MATCHED}
+        rows += [row | {"statistic": names[row["statistic"]]} for row in rows if row["statistic"] in names]
+    layers: list[Row] = []
     if batches := training.config.probe_batches:
         inputs, size = training.inputs, training.config.batch_size
-        probed = probe_layers(training.model, inputs, size, training.seeds, population, batches)
-    return rows, apart, probed
+        layers = probe_layers(training.model, inputs, size, training.seeds, population, batches)
+    return rows, distance_rows, layers
+
+
+class _Predicted(NamedTuple):
+    """Outputs on a split, (n, replicas, K), and the targets of the same samples, (n, replicas) or (n, replicas, K)."""
+
+    condition: Condition
+    split: str
+    outputs: Tensor
+    targets: Tensor
 
 
 def _predictions(
-    training: Training, statistics: Sequence[str], population: Mapping[str, Population] | None = None
-) -> Iterator[tuple[str, str, str, Tensor, Tensor]]:
-    """Yield (plain statistic, split, statistic, outputs, targets) for both splits, weights frozen."""
-    replicas = len(training.seeds)
-    splits: dict[str, Split] = {"train": training.dataset.train, "test": training.dataset.test}
-    for statistic in statistics:
-        name = statistic.removeprefix("matched_")
+    training: Training, conditions: Sequence[Condition], population: Mapping[str, Population] | None = None
+) -> Iterator[_Predicted]:
+    """Predict both splits under every condition, weights frozen."""
+    replicas, size = len(training.seeds), training.config.batch_size
+    for condition in conditions:
         factors = None
-        if name != statistic and population is not None:
-            factors = {layer: bessel(seen.values) for layer, seen in population.items()}
-        for split, data in splits.items():
-            inputs = data.inputs.to(training.dtype)
-            if name == "batch":
+        if condition.matched and population is not None:
+            factors = {layer: training.convention.divisor(seen.values) for layer, seen in population.items()}
+        for split, samples in (("train", training.dataset.train), ("test", training.dataset.test)):
+            inputs = samples.inputs.to(training.dtype)
+            if condition.statistic == "batch":
                 random = [generator(seed, "batch_metrics") for seed in training.seeds]
-                outputs, order = predict_by_batch(training.model, inputs, training.config.batch_size, random)
-                targets = data.targets[order]
+                outputs, order = predict_by_batch(training.model, inputs, size, random)
+                targets = samples.targets[order]
             else:
-                # A model without BatchNorm layers has nothing to switch: any statistic's name will do.
-                plain = REFERENCE if name == "none" else name
-                outputs = predict(training.model, inputs, replicas, plain, population, factors)
-                targets = data.targets.unsqueeze(1).expand(-1, replicas, *data.targets.shape[1:])
-            yield name, split, statistic, outputs, targets
+                outputs = predict(training.model, inputs, replicas, condition.statistic, population, factors)
+                targets = samples.targets.unsqueeze(1).expand(-1, replicas, *samples.targets.shape[1:])
+            yield _Predicted(condition, split, outputs, targets)
+
+
+def _metric_rows(training: Training, predicted: _Predicted) -> list[Row]:
+    metrics = measure(training.dataset.task, predicted.outputs, predicted.targets)
+    return _rows(training, predicted.split, predicted.condition.name, len(predicted.outputs), metrics)
+
+
+def _distance_rows(training: Training, predicted: _Predicted, reference: Tensor) -> list[Row]:
+    measures = distances(training.dataset.task, predicted.outputs, reference)
+    place = {"split": predicted.split, "statistic": predicted.condition.name, "reference": REFERENCE.name}
+    return [
+        {"seed": seed} | place | {measure: values[index] for measure, values in measures.items()}
+        for index, seed in enumerate(training.seeds)
+    ]
 
 
 def _rows(training: Training, split: str, statistic: str, n: int, metrics: dict[str, list[float]]) -> list[Row]:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bnstudy.batchnorm.conventions import EMA_STATISTICS, POPULATION_STATISTICS, bessel
+from bnstudy.batchnorm.conventions import EMA_STATISTICS, POPULATION_STATISTICS
 from bnstudy.batchnorm.inference import evaluating
 from bnstudy.batchnorm.layers import ConventionBatchNorm
 from bnstudy.batchnorm.mode import batchnorm_layers
@@ -145,7 +145,7 @@ def _in_batch_mode(layer: ConventionBatchNorm, seen: Seen, half: int) -> _BatchM
     other = inverse_effective_size(means, variances, alive)
     usable = alive & varying(means, variances)
     means, variances = means.double(), variances.double()
-    divisors = variances * (bessel(m) if layer.convention.normalize == "unbiased" else 1.0) + layer.eps
+    divisors = variances * layer.convention.divisor(m) + layer.eps
     return _BatchMode(
         m=m,
         alive=alive,

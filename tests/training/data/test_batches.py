@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnstudy.training.data.batches import batch_sizes, chunks, draw_order, gather, repeat
+from bnstudy.training.data.batches import chunks, draw_order, gather, repeat
 from bnstudy.training.seeds import generator
 
 CPU = torch.device("cpu")
@@ -38,14 +38,6 @@ def test_chunks_hold_whole_batches_and_are_of_bounded_size(samples: int, size: i
     assert all(len(part) % size == 0 for part in parts[:-1])
     assert all(len(part) <= max(512, size) for part in parts)
     assert sum(len(part) for part in parts) == samples
-
-
-@given(st.integers(1, 500), st.integers(1, 500), st.booleans())
-def test_batch_sizes_are_those_of_a_loop_over_the_samples(samples: int, size: int, drop_last: bool) -> None:
-    by_hand = [len(range(samples)[start : start + size]) for start in range(0, samples, size)]
-    if drop_last and by_hand[-1] < size:
-        by_hand.pop()
-    assert batch_sizes(samples, size, drop_last) == by_hand
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 3, 4), (1, 8, 8)])

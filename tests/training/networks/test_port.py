@@ -23,7 +23,7 @@ from bnstudy.training.checkpoint import load_checkpoint, save_checkpoint
 from bnstudy.training.checks import check
 from bnstudy.training.data.dataset import Dataset
 from bnstudy.training.loop import Training
-from bnstudy.training.measuring.measurement import Checkpoint, measure_block
+from bnstudy.training.measuring.measurement import Checkpointing, measure_block
 from bnstudy.training.networks.replicas import replica_state_dict
 from bnstudy.training.seeds import generator
 from tests.analysis.studies import run_study
@@ -213,7 +213,7 @@ def test_an_interrupted_block_gives_the_rows_of_one_that_was_not(digits: Dataset
         if step == stop:
             raise StopError
 
-    checkpoint = Checkpoint(tmp_path / "x.safetensors", every=0.0)
+    checkpoint = Checkpointing(tmp_path / "x.safetensors", every=0.0)
     with pytest.raises(StopError):
         measure_block(config, digits, [0, 1], interrupt, checkpoint)
     assert measure_block(config, digits, [0, 1], checkpoint=checkpoint) == expected
