@@ -8,6 +8,7 @@ from typing import Any
 
 from bnstudy.errors import UserError
 from bnstudy.sweeps.config import Config, EngineConfig
+from bnstudy.sweeps.engines import ENGINES
 from bnstudy.training.checks import check
 from bnstudy.training.data.shapes import DatasetShape
 
@@ -15,7 +16,6 @@ _CHOICES = {
     "scale": ("standard", "full"),
     "tracking": ("offline", "online", "disabled"),
 }
-_ENGINES = ("local", "slurm", "ray")
 
 
 def check_cell(config: Config) -> DatasetShape:
@@ -41,8 +41,8 @@ def check_engine(engine: EngineConfig) -> None:
     Raises:
         UserError: one line with the key, its value and what would be accepted.
     """
-    if engine.name not in _ENGINES:
-        raise UserError(f"engine.name: {engine.name!r} is unknown; use {' or '.join(map(repr, _ENGINES))}")
+    if engine.name not in ENGINES:
+        raise UserError(f"engine.name: {engine.name!r} is unknown; use {' or '.join(map(repr, ENGINES))}")
     for key in ("threads", "time"):
         if (value := getattr(engine, key)) < 1:
             raise UserError(f"engine.{key}: {value} is not positive; use a number above 0")
@@ -52,8 +52,10 @@ def check_engine(engine: EngineConfig) -> None:
         raise UserError(f"engine.memory: {engine.memory} is not positive; use GB above 0, or null")
     if engine.gpus_per_job is not None and not 0 <= engine.gpus_per_job < math.inf:
         raise UserError(f"engine.gpus_per_job: {engine.gpus_per_job} is negative; use 0 or more, or null")
-    if engine.name == "slurm" and (engine.gpus_per_job or 0) % 1:
-        raise UserError(f"engine.gpus_per_job: {engine.gpus_per_job} is no whole number; Slurm gives a job whole GPUs")
+    if ENGINES[engine.name].whole_gpus and (engine.gpus_per_job or 0) % 1:
+        raise UserError(
+            f"engine.gpus_per_job: {engine.gpus_per_job} is no whole number; {engine.name} gives a job whole GPUs"
+        )
 
 
 def seed_list(seeds: Any) -> list[int]:

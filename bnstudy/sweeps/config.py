@@ -14,7 +14,7 @@ class EngineConfig:
     """Where jobs run; none of it changes their numbers, `threads` apart, which rounding may show.
 
     Args:
-        name: "local", "slurm" or "ray".
+        name: "local", "slurm" or "ray"; see `bnstudy.sweeps.engines`.
         workers: jobs at a time; None for one a core (local), or as many as the cluster takes.
         threads: threads of each worker, and cores asked for a job.
         gpus_per_job: GPUs asked for a job of a cluster; None for one where `device` is "cuda". Ray shares one by fractions.

@@ -14,7 +14,7 @@ from typing import NoReturn, Protocol
 from bnstudy.errors import UserError
 from bnstudy.sweeps.checks import check_cell
 from bnstudy.sweeps.config import Config
-from bnstudy.sweeps.engines import engine
+from bnstudy.sweeps.engines import ENGINES, engine
 from bnstudy.sweeps.engines.local import workers
 from bnstudy.sweeps.identity import training_id
 from bnstudy.sweeps.job import Outcome
@@ -191,7 +191,7 @@ def _resolve_device(configs: Sequence[Config]) -> str:
         raise UserError("device: differs between the cells of one study; use one value")
     device = wanted.pop()
     asked = configs[0].engine
-    if asked.name != "local":
+    if ENGINES[asked.name].elsewhere:
         # This machine is not the one that computes: what is asked of the cluster decides.
         return device if device != "auto" else "cuda" if (asked.gpus_per_job or 0) > 0 else "cpu"
     if device == "cpu":

@@ -1,56 +1,76 @@
-"""Where jobs run; every engine is a function from jobs to outcomes."""
+"""Where jobs run: every engine is a function from jobs to outcomes, found by its name in one table."""
 
 from __future__ import annotations
 
 import importlib.util
+import pkgutil
 import shutil
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from bnstudy.errors import UserError
-from bnstudy.sweeps.config import EngineConfig
-from bnstudy.sweeps.job import Outcome
-from bnstudy.sweeps.plan import Job
-from bnstudy.sweeps.store import Record
 
-Engine = Callable[[Sequence[Job], str, Record, EngineConfig], Generator[Outcome, None, None]]
+if TYPE_CHECKING:  # the checks of a configuration read the table below, and everything here imports them
+    from bnstudy.sweeps.config import EngineConfig
+    from bnstudy.sweeps.job import Outcome
+    from bnstudy.sweeps.plan import Job
+    from bnstudy.sweeps.store import Record
+
+Engine: TypeAlias = "Callable[[Sequence[Job], str, Record, EngineConfig], Generator[Outcome, None, None]]"
 """Runs jobs (jobs, the store's folder, state of the code, settings) and yields each outcome as it comes.
 
 Closing the generator cancels what is queued and running. A lost process or node is not the job's own fault: the job starts
 again, then is reported as "lost". The job's own exception is in the store and is not retried.
 """
-_SLURM_COMMANDS = ("sbatch", "squeue", "scancel")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of an engine before it is imported.
+
+    Args:
+        function: an `Engine`, as "package.module:function".
+        package: what it needs beside bnstudy's own requirements, the extra of the engine's name; "" for nothing.
+        commands: programs that it calls.
+        elsewhere: whether jobs run on other machines than this one, whose devices do not count then.
+        whole_gpus: whether a job takes whole GPUs only.
+
+    Source: docs/architecture.md, "Engines".
+    """
+
+    function: str
+    package: str = ""
+    commands: tuple[str, ...] = ()
+    elsewhere: bool = False
+    whole_gpus: bool = False
+
+
+ENGINES = {
+    "local": Entry("bnstudy.sweeps.engines.local:run_local"),
+    "slurm": Entry(
+        "bnstudy.sweeps.engines.slurm:run_slurm",
+        package="submitit",
+        commands=("sbatch", "squeue", "scancel"),
+        elsewhere=True,
+        whole_gpus=True,
+    ),
+    "ray": Entry("bnstudy.sweeps.engines.ray:run_ray", package="ray", elsewhere=True),
+}
+"""Every engine by the name that `engine.name` takes."""
 
 
 def engine(name: str) -> Engine:
-    """The engine of a name, once what it needs is known to be there.
-
-    Args:
-        name: "local", "slurm" or "ray".
+    """The engine of a name in `ENGINES`, once what it needs is known to be there.
 
     Raises:
         UserError: a package or a command of the engine is missing.
 
-    Source: bnstudy issue 3, part 2.
+    Source: docs/architecture.md, "Engines".
     """
-    if name == "slurm":
-        _require(name, "submitit")
-        if absent := [command for command in _SLURM_COMMANDS if shutil.which(command) is None]:
-            raise UserError(
-                f"engine: 'slurm' needs the command {absent[0]}; use a login node of the cluster, or engine=local"
-            )
-        from bnstudy.sweeps.engines.slurm import run_slurm
-
-        return run_slurm
-    if name == "ray":
-        _require(name, "ray")
-        from bnstudy.sweeps.engines.ray import run_ray
-
-        return run_ray
-    from bnstudy.sweeps.engines.local import run_local
-
-    return run_local
-
-
-def _require(name: str, package: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        raise UserError(f"engine: {name!r} needs the package {package}; install bnstudy[{name}]")
+    entry = ENGINES[name]
+    if entry.package and importlib.util.find_spec(entry.package) is None:
+        raise UserError(f"engine: {name!r} needs the package {entry.package}; install bnstudy[{name}]")
+    if absent := [command for command in entry.commands if shutil.which(command) is None]:
+        raise UserError(f"engine: {name!r} needs the command {absent[0]}; use a login node of the cluster, or engine=local")
+    return cast(Engine, pkgutil.resolve_name(entry.function))
