@@ -14,6 +14,7 @@ from bnstudy.analysis.tables import recorded_study, study_tables
 from bnstudy.analysis.verdicts import declared_family
 from bnstudy.atomic import atomic_file
 from bnstudy.errors import UserError
+from bnstudy.names import check_name, suggested
 from bnstudy.sweeps.store import LAYOUT, Record, Store, is_done, read_json, write_json
 
 
@@ -68,7 +69,7 @@ def load(name: str, results_dir: Path | str = "results", output_dir: Path | str 
 
     Source: bnstudy issue 2, part 9.
     """
-    folder = Path(results_dir) / name
+    folder = Path(results_dir) / check_name("name", name)
     if not (folder / "provenance.json").is_file():
         if Store(output_dir).study(name) is None:
             raise UserError(f"{name}: no study of that name in {str(results_dir)!r} or {str(output_dir)!r}")
@@ -81,7 +82,7 @@ def load(name: str, results_dir: Path | str = "results", output_dir: Path | str 
         try:
             tables[table] = checked(table, pd.read_parquet(path), str(path))
         except (OSError, ValueError) as error:
-            raise UserError(f"{path}: missing or damaged; build it again with `bnstudy report {name}`") from error
+            raise UserError(f"{path}: missing or damaged; build it again with {suggested('report', name)}") from error
     return tables
 
 

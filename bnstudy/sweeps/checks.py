@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bnstudy.errors import UserError
+from bnstudy.names import check_name
 from bnstudy.sweeps.config import Config, EngineConfig
 from bnstudy.sweeps.engines import ENGINES
 from bnstudy.training.checks import check
@@ -30,6 +31,10 @@ def check_cell(config: Config) -> DatasetShape:
     for key, choices in _CHOICES.items():
         if (value := getattr(config, key)) not in choices:
             raise UserError(f"{key}: {value!r} is unknown; use {' or '.join(map(repr, choices))}")
+    check_name("name", config.name)
+    check_name("variance.name", config.variance.name)
+    for group, part in (("model", config.model), ("dataset", config.dataset)):
+        check_name(f"{group}.name", part.name, part.factory)
     check_engine(config.engine)
     seed_list(config.seeds)
     return check(config)

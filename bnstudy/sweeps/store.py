@@ -19,6 +19,7 @@ import pandas as pd
 
 from bnstudy.atomic import atomic_file
 from bnstudy.errors import UserError
+from bnstudy.names import check_name
 
 Record = dict[str, Any]
 LAYOUT = 1
@@ -107,11 +108,20 @@ class Store:
 
     def save_study(self, name: str, record: Record) -> None:
         """Write down what a study consists of."""
-        write_json(self.studies / f"{name}.json", {"layout": LAYOUT, "study": name, **record})
+        write_json(self.studies / f"{check_name('name', name)}.json", {"layout": LAYOUT, "study": name, **record})
 
     def study(self, name: str) -> Record | None:
-        """What a study consists of, or None."""
-        return read_json(self.studies / f"{name}.json")
+        """What a study consists of, or None.
+
+        Raises:
+            UserError: what cannot be a study's name.
+        """
+        return read_json(self.studies / f"{check_name('name', name)}.json")
+
+
+def store_option(root: Path | str) -> tuple[str, ...]:
+    """How a command is told where the store is, in words to type; none where it looks there anyway."""
+    return () if Path(root) == Path("outputs") else ("--output-dir", str(root))
 
 
 def hostname() -> str:

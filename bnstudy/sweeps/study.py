@@ -12,6 +12,7 @@ from types import FrameType
 from typing import NoReturn, Protocol
 
 from bnstudy.errors import UserError
+from bnstudy.names import check_layer
 from bnstudy.sweeps.checks import check_cell
 from bnstudy.sweeps.config import Config
 from bnstudy.sweeps.engines import ENGINES, engine
@@ -94,6 +95,8 @@ def plan_study(configs: Sequence[Config]) -> tuple[Plan, Store]:
         network = (repr(config.model), shape.input_shape, shape.outputs)
         if network not in spatial:
             spatial[network] = _spatial(config, shape)
+            for layer in spatial[network]:
+                check_layer("model.factory", layer)
         check_values_per_channel(config, shape, spatial[network])
         size[training] = block_size(config, shape)
         steps[training] = total_steps(config, shape.train_samples)

@@ -1,4 +1,4 @@
-"""The mirror's child process, told of jobs on standard input: `python -m bnstudy.tracking.following NAME STORE MODE`."""
+"""The mirror's child process, told of jobs on standard input: `… -m bnstudy.tracking.following -- NAME STORE MODE`."""
 
 from __future__ import annotations
 
@@ -86,4 +86,4 @@ def _jobs_asked_for(pause: float | None) -> Iterator[str | None]:
 
 
 if __name__ == "__main__":
-    follow(sys.argv[1], Path(sys.argv[2]), online=sys.argv[3] == "online")
+    follow(sys.argv[2], Path(sys.argv[3]), online=sys.argv[4] == "online")

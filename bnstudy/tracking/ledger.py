@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bnstudy.names import check_name
 from bnstudy.sweeps.store import read_json, write_json
 
 Entry = dict[str, Any]
@@ -29,7 +30,7 @@ class Ledger:
     """
 
     def __init__(self, root: Path | str, study: str) -> None:
-        self.folder = Path(root) / "wandb" / study
+        self.folder = Path(root) / "wandb" / check_name("name", study)
 
     @contextlib.contextmanager
     def lock(self, what: str = "lock", seconds: float = 20.0) -> Iterator[None]:

@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from bnstudy.names import suggested
 from bnstudy.sweeps.plan import Job, Plan
+from bnstudy.sweeps.store import store_option
 from bnstudy.tracking.ledger import Ledger
 from bnstudy.tracking.sending import destination
 
@@ -52,7 +54,7 @@ class Mirror:
         if self.process is not None or self.mode == "disabled":
             return
         folder = Ledger(self.root, self.study).folder
-        command = [sys.executable, "-m", "bnstudy.tracking.following", self.study, str(self.root), self.mode]
+        command = [sys.executable, "-m", "bnstudy.tracking.following", "--", self.study, str(self.root), self.mode]
         offline = self.mode == "offline"  # then it needs no key, and gets none
         environment = {name: value for name, value in os.environ.items() if not (offline and name.startswith("WANDB_"))}
         try:
@@ -168,9 +170,8 @@ class Mirror:
         """One line on what went wrong and how to make up for it; None if all is well."""
         if self.problem is None:
             return None
-        folder = "" if self.root == Path("outputs") else f" --output-dir {self.root}"
-        command = f"bnstudy publish {self.study}{folder} --{self.mode}"
-        return f"W&B: {self.problem}; no result is lost: `{command}` makes up for it"
+        command = suggested("publish", self.study, *store_option(self.root), f"--{self.mode}")
+        return f"W&B: {self.problem}; no result is lost: {command} makes up for it"
 
     def __enter__(self) -> Mirror:
         return self

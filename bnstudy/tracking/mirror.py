@@ -107,7 +107,7 @@ class StudyMirror:
                 found.append(
                     MirroredRun(
                         id=run_id(self.name, record["training"], name, seed),
-                        name=f"{group} {name} seed={seed}",
+                        name=short(f"{group} {name} seed={seed}"),
                         group=group,
                         job_type=name,
                         tags=(self.name[:64],),

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bnstudy.errors import UserError
+from bnstudy.names import suggested
 from bnstudy.sweeps.redaction import redacted
-from bnstudy.sweeps.store import Store
+from bnstudy.sweeps.store import Store, store_option
 from bnstudy.tracking.ledger import Ledger
 from bnstudy.tracking.mirror import StudyMirror
 from bnstudy.tracking.record import MirroredRun
@@ -69,7 +70,7 @@ def publish(
         return 0
     sent = send_runs(ledger, chosen)
     if sent.problem is not None:
-        say(f"W&B: {sent.problem}; `bnstudy publish {name} --online` tries again")
+        say(f"W&B: {sent.problem}; {suggested('publish', name, *store_option(output_dir), '--online')} tries again")
         return 1
     say(f"{count} runs at {redacted(server())}: {sent.count} sent, {count - sent.count} there before")
     return _save_dashboards(study, ledger, say) if dashboard else 0
@@ -88,7 +89,8 @@ def _save_dashboards(study: StudyMirror, ledger: Ledger, say: Callable[[str], No
         for address in save(study.record, destination(), ledger.folder / "dashboards.json", study.layer_names()):
             say(f"Dashboard: {address}")
     except ConnectionError as error:
-        say(f"W&B: dashboards were not saved ({error}); `bnstudy publish {study.name} --dashboard` tries again")
+        again = suggested("publish", study.name, *store_option(study.store.root), "--dashboard")
+        say(f"W&B: dashboards were not saved ({error}); {again} tries again")
         return 1
     return 0
 

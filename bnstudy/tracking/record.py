@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
 PROJECT = "bnstudy"
 """W&B project of the mirror; $WANDB_PROJECT names another when runs are sent."""
 _LONGEST = 128
+_LONGEST_ID = 82
+"""W&B calls a run's table "run-ID-KEY", in 128 characters at most; of our keys the longest takes 41."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,11 @@ class MirroredRun:
 
 def run_id(study: str, training: str, convention: str, seed: int) -> str:
     """The W&B id of a run: the same whenever and wherever it is written, so that nothing is there twice."""
-    return short(f"{re.sub(r'[^A-Za-z0-9_.-]', '-', study)}-{training}-{convention}-s{seed}")
+    return short(f"{study}-{training}-{convention}-s{seed}", _LONGEST_ID)
 
 
-def short(text: str) -> str:
-    """A text cut to what W&B takes as id or group, a hash telling apart what the cut makes equal."""
-    if len(text) <= _LONGEST:
+def short(text: str, longest: int = _LONGEST) -> str:
+    """A text cut to what W&B takes as id, name or group, a hash telling apart what the cut makes equal."""
+    if len(text) <= longest:
         return text
-    return f"{text[: _LONGEST - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return f"{text[: longest - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

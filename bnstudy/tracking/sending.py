@@ -143,7 +143,7 @@ def _sync(files: Sequence[Path], folder: Path, url: str, heard: Callable[[], Non
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_") or name in kept}
     local = {f"WANDB_{kind}_DIR": str((folder / "local" / kind.lower()).absolute()) for kind in ("CACHE", "DATA")}
     process = subprocess.Popen(
-        [*command, *(str(file.absolute()) for file in files)],
+        [*command, "--", *(str(file.absolute()) for file in files)],
         cwd=folder,
         env=environment | local | {"WANDB_BASE_URL": url, "WANDB_ERROR_REPORTING": "false"},
         stdin=subprocess.DEVNULL,
