@@ -178,10 +178,20 @@ def test_a_folder_that_cannot_be_written_is_told_in_one_line(study: StudyMirror,
 def test_ids_are_the_same_every_time_differ_between_runs_and_fit_wandb() -> None:
     ids = {run_id(study, training, arm, seed) for study in "ab" for training in "cd" for arm in "ef" for seed in (0, 1)}
     assert len(ids) == 16
-    long = {run_id("n" * 200, "t", "paper", seed) for seed in range(3)}
-    assert len(long) == 3
-    assert max(map(len, long)) <= 128
-    assert run_id("a/b:c", "t", "paper", 0) == "a-b-c-t-paper-s0"
+    long = {run_id("n" * 100, "0123456789ab", arm, seed) for seed in (7, 10**9) for arm in ("paper", "consistent_unbiased")}
+    assert len(long) == 4
+    assert run_id("quick", "0123456789ab", "paper", 0) == "quick-0123456789ab-paper-s0"
+
+
+def test_runs_of_a_study_with_the_longest_name_are_written_with_their_tables(study: StudyMirror, tmp_path: Path) -> None:
+    """W&B names the table KEY of a run "run-ID-KEY", and takes 128 characters."""
+    name = "n" * 100
+    study.store.save_study(name, study.record)
+    named = StudyMirror(study.store, name)
+    (job, *_) = named.jobs()
+    runs = [replace(run, history=run.history[:1]) for run in named.runs(job)]
+    assert any(run.tables and run.bars for run in runs)
+    assert write_runs(Ledger(tmp_path, name), job, runs) == len(runs)
 
 
 def test_a_job_that_is_not_done_has_no_runs(tmp_path: Path) -> None:
