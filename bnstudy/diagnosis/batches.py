@@ -53,14 +53,13 @@ class Source:
     def __post_init__(self) -> None:
         if not callable(self.batches) and isinstance(self.batches, Iterator):
             raise UserError(
-                f"{self.key}: a {type(self.batches).__name__} can be read only once, and several passes are needed; "
-                "use a list, a DataLoader, or a function that returns an iterator"
+                f"{self.key}: a {type(self.batches).__name__} can be read only once, and several passes are needed; use a "
+                "list, a DataLoader, or a function that returns an iterator"
             )
         if not callable(self.batches) and not isinstance(self.batches, Iterable):
             raise UserError(
                 f"{self.key}: something of type {type(self.batches).__name__} holds no batches; use a list, a DataLoader, "
-                "or a function "
-                "that returns an iterator"
+                "or a function that returns an iterator"
             )
         if self.limit is not None and self.limit < 1:
             raise UserError(f"limit: {self.limit} leaves no batch; use 1 or more, or None")
@@ -122,8 +121,8 @@ class Source:
         tensors = list(_tensors(inputs))
         if not tensors:
             raise UserError(
-                f"{self.key}: batch {number} is a {type(item).__name__} without a tensor of inputs; "
-                "give tensors, or pairs (inputs, targets)"
+                f"{self.key}: batch {number} is a {type(item).__name__} without a tensor of inputs; give tensors, or pairs "
+                "(inputs, targets)"
             )
         for tensor in tensors:
             if _dense(tensor) and bool((tensor.isnan() | tensor.isposinf()).any()):  # -∞ is what attention masks are made of
@@ -152,13 +151,13 @@ def answer(model: nn.Module, batch: Batch, key: str = "batches") -> Tensor:
         said = _said(error)
         if "more than 1 value per channel" in said:
             raise UserError(
-                f"{key}: a batch of {batch.samples} leaves a layer one value per channel ({said}); "
-                "use batches of 2 or more, and drop_last=True for a remainder of 1"
+                f"{key}: a batch of {batch.samples} leaves a layer one value per channel ({said}); use batches of 2 or "
+                "more, and drop_last=True for a remainder of 1"
             ) from error
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in _tensors(batch.inputs))
         raise UserError(
-            f"{key}: the model fails on inputs of shape {shapes} ({said}); "
-            f"give batches as model(inputs) takes them{', several inputs by name' if isinstance(batch.inputs, list) else ''}"
+            f"{key}: the model fails on inputs of shape {shapes} ({said}); give batches as model(inputs) takes "
+            f"them{', several inputs by name' if isinstance(batch.inputs, list) else ''}"
         ) from error
     found = [tensor for tensor in _tensors(outputs) if _dense(tensor)]
     if not found:
@@ -179,8 +178,8 @@ def apart(outputs: Tensor, base: Tensor) -> float:
     """
     if outputs.shape != base.shape:
         raise UserError(
-            f"model: its outputs are of shape {tuple(base.shape)} on batch statistics and {tuple(outputs.shape)} otherwise; "
-            "give one with the same outputs in every mode, before anything is selected among them"
+            f"model: its outputs are of shape {tuple(base.shape)} on batch statistics and {tuple(outputs.shape)} "
+            "otherwise; give one with the same outputs in every mode, before anything is selected among them"
         )
     return float((outputs.double() - base.double()).square().sum())
 

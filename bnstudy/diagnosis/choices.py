@@ -33,8 +33,8 @@ def chosen(layers: Sequence[NormLayer], choice: Mapping[str, str]) -> dict[NormL
         fitting = [layer for layer in keeping if any(fnmatchcase(name, pattern) for name in layer.names)]
         if not fitting:
             raise UserError(
-                f"remedy: {pattern!r} fits no layer with stored statistics; "
-                f"use patterns for names such as {keeping[0].name!r}"
+                f"remedy: {pattern!r} fits no layer with stored statistics; use patterns for names such as "
+                f"{keeping[0].name!r}"
             )
         result |= dict.fromkeys(fitting, what)
     return result

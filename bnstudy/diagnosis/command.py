@@ -13,18 +13,19 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from bnstudy.analysis.figures.units import amount, listed, metric_of, number, plural
+from bnstudy.analysis.figures.units import amount, listed, number, plural
 from bnstudy.diagnosis.bar import Bar
 from bnstudy.diagnosis.diagnose import diagnose as measure
 from bnstudy.diagnosis.machine import to_json
 from bnstudy.diagnosis.options import Options, Wanted, wanted
+from bnstudy.diagnosis.page import write_diagnosis
 from bnstudy.diagnosis.remedies import Remedied, remedy
 from bnstudy.diagnosis.supplied import SuppliedBatches, device_named, metric_named, model_named
 from bnstudy.diagnosis.terminal import print_diagnosis
 from bnstudy.diagnosis.weights import Weights, check_output, load_weights, writer
-from bnstudy.diagnosis.write import write_diagnosis
 from bnstudy.errors import UserError
 from bnstudy.frameworks.translate import files
+from bnstudy.metric import metric_of
 from bnstudy.sweeps.provenance import command_line
 
 _OPTIONS = {

@@ -66,7 +66,7 @@ def best_hypothesis(found: Sequence[Evidence], seen: Reference) -> Hypothesis | 
     """
     tested = [one for one in found if one.stored is not None and one.stored.redrawn is not None]
     own = {one.layer.convention for one in tested}
-    if len(own) != 1 or recalibrated(found):
+    if len(own) != 1 or measured_in_one_pass(found):
         return None
     (here,) = own
     rivals = {}
@@ -104,7 +104,7 @@ def best_hypothesis(found: Sequence[Evidence], seen: Reference) -> Hypothesis | 
     return Hypothesis(name, tuple(each for each in alike if each != name), fit.amplitude, fit.error, ratios)
 
 
-def recalibrated(found: Sequence[Evidence]) -> bool:
+def measured_in_one_pass(found: Sequence[Evidence]) -> bool:
     """Whether what is stored was measured by a pass over the data rather than averaged in training.
 
     Such statistics are the pooled ones (see `bnstudy.diagnosis.remedies`), and closer to them than any redrawn moving

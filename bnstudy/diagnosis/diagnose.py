@@ -22,11 +22,10 @@ from bnstudy.diagnosis.normlayers import NormLayer, norm_layers
 from bnstudy.diagnosis.result import Diagnosis
 from bnstudy.diagnosis.rules.case import Case
 from bnstudy.diagnosis.rules.verdict import findings
-from bnstudy.diagnosis.scoring import NAMED, Metric, default_metrics
-from bnstudy.diagnosis.swaps import Row, swaps
+from bnstudy.diagnosis.scoring import Metric, direction_of, metrics_of
+from bnstudy.diagnosis.swaps import Changes, swaps
 from bnstudy.diagnosis.tables import layers_table, levels_table, terms_table
 from bnstudy.errors import UserError
-from bnstudy.metric import metric_of
 
 Progress = Callable[[str, int, int | None], None]
 """Called as work is done: what it is, passes so far, passes in all (None where not known)."""
@@ -91,7 +90,7 @@ def diagnose(
     source = Source(batches, "batches", device, limit)
     second = None if evaluation_batches is None else Source(evaluation_batches, "evaluation_batches", device, limit)
     random = torch.Generator().manual_seed(seed)
-    swapped: dict[NormLayer, Row] = {}
+    swapped: dict[NormLayer, Changes] = {}
     with modes.untouched(model, seed):
         batch = next(iter(source))
         with modes.evaluation(model, dict.fromkeys(layers)):
@@ -110,8 +109,8 @@ def diagnose(
             ]
             if not wanted and tuple(swap_layers) != ("*",):
                 raise UserError(
-                    f"swap_layers: {', '.join(swap_layers)} fits no layer with stored statistics; "
-                    f"use patterns for names such as {case.found[0].layer.name!r}"
+                    f"swap_layers: {', '.join(swap_layers)} fits no layer with stored statistics; use patterns for names "
+                    f"such as {case.found[0].layer.name!r}"
                 )
             least = min(swap_batches, case.seen.batches)
             what = f"swapping {plural(len(wanted), 'layer')} on {plural(least, 'batch')}"
@@ -165,45 +164,6 @@ def _case(
 def device_of(model: nn.Module) -> torch.device:
     """Where a model is; the CPU for one without parameters and buffers."""
     return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-
-
-def metrics_of(metric: str | Metric | Mapping[str, Metric] | None, outputs: torch.Tensor, targets: Any) -> dict[str, Metric]:
-    """The metrics by name that the argument `metric` of `diagnose` means, given the answer to a batch.
-
-    Raises:
-        UserError: an unknown name, an empty mapping, or no function.
-    """
-    if metric is None:
-        return default_metrics(outputs, targets)
-    if isinstance(metric, str):
-        if metric not in NAMED:
-            raise UserError(f"metric: {metric!r} is unknown; use {', '.join(NAMED)}, or a function of (outputs, targets)")
-        return {metric: NAMED[metric]}
-    if isinstance(metric, Mapping):
-        if not metric:
-            raise UserError("metric: an empty mapping; give at least one function of (outputs, targets)")
-        if wrong := [name for name, given in metric.items() if not callable(given)]:
-            raise UserError(
-                f"metric: {wrong[0]!r} is something of type {type(metric[wrong[0]]).__name__}; a function of (outputs, "
-                "targets) expected"
-            )
-        return dict(metric)
-    if not callable(metric):
-        raise UserError(
-            f"metric: something of type {type(metric).__name__} is no function; use {', '.join(NAMED)}, or a function"
-        )
-    return {getattr(metric, "__name__", type(metric).__name__): metric}
-
-
-def direction_of(name: str, higher: bool | Mapping[str, bool] | None) -> str | None:
-    """Which side of a metric is better, "higher" or "lower"; None where nobody says."""
-    if isinstance(higher, Mapping):
-        if name in higher:
-            return "higher" if higher[name] else "lower"
-        higher = None
-    if (known := metric_of(name).direction) is not None:
-        return known
-    return None if higher is None else "higher" if higher else "lower"
 
 
 def counting(progress: Progress, what: str, total: int | None) -> Step:

@@ -6,13 +6,14 @@ import math
 from dataclasses import dataclass
 
 import torch
+from scipy import stats
 from torch import Tensor
 
 from bnstudy.diagnosis.measure import Reference
+from bnstudy.diagnosis.measured import Measured
 from bnstudy.diagnosis.moments import Inputs
 from bnstudy.diagnosis.normlayers import NormLayer
 from bnstudy.diagnosis.nulls import Deviation, Weights, deviation, redrawn, weights
-from bnstudy.diagnosis.scoring import Measured
 from bnstudy.training.measuring.estimates import inverse_effective_size, ratio_of_means, varying
 
 ROUNDING = 1e-9
@@ -48,8 +49,14 @@ class Stored:
         """Mean squared distance of a moving average that only luck moves; NaN from one batch."""
         return float(self.lucky.mean()) if len(self.lucky) else math.nan
 
+    def beyond_luck(self) -> float:
+        """The chance that luck alone takes stored statistics so far: of a log-normal through the redrawn distances."""
+        logs = self.lucky.clamp(min=ROUNDING).log()
+        beyond = math.log(max(self.distance, ROUNDING)) - float(logs.mean())
+        return float(stats.norm.sf(beyond / max(float(logs.std()), 1e-3)))
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Evidence:
     """One layer.
 
@@ -80,6 +87,12 @@ class Evidence:
     stored: Stored | None
     still: Stored | None
 
+    @property
+    def comparison(self) -> Stored:
+        """`stored`, of a layer that has it."""
+        assert self.stored is not None
+        return self.stored
+
 
 def evidence(seen: Reference, random: torch.Generator) -> list[Evidence]:
     """Weigh every layer, in order of execution.
@@ -90,55 +103,29 @@ def evidence(seen: Reference, random: torch.Generator) -> list[Evidence]:
             their batches have in common stays in common.
     """
     drawn: dict[tuple[int, float | None, int | None], Weights] = {}
-    return [
-        _of(layer, inputs, seen.training.get(layer), place, drawn, random)
-        for place, (layer, inputs) in enumerate(seen.inputs.items())
-    ]
-
-
-def _of(
-    layer: NormLayer,
-    inputs: Inputs,
-    trained: Inputs | None,
-    position: int,
-    drawn: dict[tuple[int, float | None, int | None], Weights],
-    random: torch.Generator,
-) -> Evidence:
-    population = inputs.population
-    pooled = population.pooled.cpu()
-    alive = varying(population.mean.cpu(), pooled)
-    none = torch.zeros_like(alive)
-    broken = none
-    if layer.stored is not None:
-        mean, var = (value.detach().cpu() for value in layer.stored)
-        broken = ~(mean.isfinite() & var.isfinite() & (var >= 0))
-    gain = layer.gain
-    inverse, composition, samples = _sizes(inputs, alive)
-    stored = still = None
-    if layer.stored is not None:
-        usable = alive & ~broken & (layer.stored[1].detach().cpu() > 0)
-        calls = len(inputs.calls)
-        # A layer that runs several times in a pass updates as often: together as one update of a larger weight.
-        momentum = layer.momentum if layer.momentum is None else 1 - (1 - layer.momentum) ** calls
-        key = (len(inputs.means), momentum, None if layer.updates is None else layer.updates // calls)
-        if len(inputs.means) > 1 and key not in drawn:
-            drawn[key] = weights(*key, random)
-        if bool(usable.any()):
-            still = _stored(layer, inputs, usable, drawn.get(key))
-            stored = still if trained is None else _stored(layer, trained, usable, drawn.get(key))
-    return Evidence(
-        layer=layer,
-        inputs=inputs,
-        position=position,
-        alive=alive,
-        broken=broken,
-        zero_gain=none if gain is None else gain.cpu() == 0,
-        inverse=inverse,
-        composition=composition,
-        sample_inverse=samples,
-        stored=stored,
-        still=still,
-    )
+    found = []
+    for position, (layer, inputs) in enumerate(seen.inputs.items()):
+        pooled, gain = inputs.population.pooled.cpu(), layer.gain
+        alive = varying(inputs.population.mean.cpu(), pooled)
+        broken = torch.zeros_like(alive)
+        stored = still = None
+        if layer.stored is not None:
+            mean, var = (value.detach().cpu() for value in layer.stored)
+            broken = ~(mean.isfinite() & var.isfinite() & (var >= 0))
+            calls, usable = len(inputs.calls), alive & ~broken & (var > 0)
+            # A layer that runs several times in a pass updates as often: together as one update of a larger weight.
+            momentum = layer.momentum if layer.momentum is None else 1 - (1 - layer.momentum) ** calls
+            key = (len(inputs.means), momentum, None if layer.updates is None else layer.updates // calls)
+            if len(inputs.means) > 1 and key not in drawn:
+                drawn[key] = weights(*key, random)
+            if bool(usable.any()):
+                still = _stored(layer, inputs, usable, drawn.get(key))
+                trained = seen.training.get(layer)
+                stored = still if trained is None else _stored(layer, trained, usable, drawn.get(key))
+        zero_gain = torch.zeros_like(alive) if gain is None else gain.cpu() == 0
+        sizes = _sizes(inputs, alive)
+        found.append(Evidence(layer, inputs, position, alive, broken, zero_gain, *sizes, stored, still))
+    return found
 
 
 def _stored(layer: NormLayer, inputs: Inputs, usable: Tensor, drawn: Weights | None) -> Stored:

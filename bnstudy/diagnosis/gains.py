@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pandas as pd
-from scipy import stats
 from torch import Tensor, nn
 
 from bnstudy.diagnosis import modes
 from bnstudy.diagnosis.batches import Batch, Source, answer
 from bnstudy.diagnosis.measure import Step
-from bnstudy.diagnosis.rules.case import CERTAIN, smallest_effect
-from bnstudy.diagnosis.scoring import Means, Metric, score
+from bnstudy.diagnosis.rules.case import CERTAIN
+from bnstudy.diagnosis.scoring import Means, Metric, chance, score, smallest_effect
 from bnstudy.errors import UserError
 
 
@@ -132,8 +131,4 @@ def harmful(metric: str, values: Means, direction: str | None) -> bool:
     worse = values.contrast(after=1.0, before=-1.0)
     size = -worse.value if direction == "higher" else worse.value
     least = smallest_effect(metric, max(abs(before), abs(after)))
-    if direction is None or not size > least or not math.isfinite(worse.error):
-        return False
-    if worse.error == 0:
-        return True
-    return bool(2 * stats.t.sf(size / worse.error, values.batches - 1) < CERTAIN)
+    return direction is not None and size > least and chance(worse, values.batches) < CERTAIN

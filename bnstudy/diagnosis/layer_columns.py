@@ -1,4 +1,4 @@
-"""The layers table for reading: what its columns are called, how their numbers are written, which rows matter most."""
+"""The layers table for reading: what its columns are called, and which rows matter most."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from typing import Any
 
 import pandas as pd
 
-from bnstudy.analysis.figures.units import metric_of, number
 from bnstudy.diagnosis.result import Diagnosis
+from bnstudy.metric import metric_of
 
 HEADS = {
     "layer": "layer",
-    "type": "type",
-    "channels": "channels",
     "m": "m",
     "m_eff": "m_eff",
     "m_eff_se": "m_eff ±",
-    "m_eff_samples": "m_eff of samples",
-    "composition": "composition",
-    "batches_tracked": "batches tracked",
-    "momentum": "momentum",
-    "eps": "ε",
-    "calls": "calls",
-    "stored_mean_distance": "mean off by (σ)",
     "variance_ratio": "variance ratio",
     "variance_ratio_se": "ratio ±",
     "distance": "distance",
     "distance_expected": "distance by luck",
+    "swap_distance": "outputs moved by",
+    "m_eff_samples": "m_eff of samples",
+    "composition": "composition",
+    "stored_mean_distance": "mean off by (σ)",
     "dead": "dead",
     "zero_gain": "γ = 0",
     "broken": "broken",
-    "swap_distance": "outputs moved by",
+    "calls": "calls",
+    "batches_tracked": "batches tracked",
+    "momentum": "momentum",
+    "eps": "ε",
+    "channels": "channels",
+    "type": "type",
 }
-"""Heads of the known columns; others are shown under their own name."""
+"""Columns of the layers table, in the order in which they are read, by their heads."""
 _NAMED = 3
 """A finding about so few layers has them all in the short table."""
 
@@ -69,49 +69,20 @@ def column_factor(column: str) -> float:
 
 def column(layers: pd.DataFrame, name: str) -> pd.Series[float]:
     """A column of the layers table as numbers; NaN where there is none."""
-    if name not in layers:
-        return pd.Series(math.nan, index=layers.index, dtype=float)
-    return pd.to_numeric(layers[name], errors="coerce").astype(float)
-
-
-def real(value: Any) -> float:
-    """A cell as a number; NaN where it is none."""
-    return float(value) if isinstance(value, int | float) or hasattr(value, "dtype") else math.nan
-
-
-def short(value: float) -> str:
-    """A number of any size in three or so digits: 0.0032, 0.996, 8.49, 74.9, 7,479."""
-    size = abs(value)
-    if not math.isfinite(value) or size == 0 or size < 1e-4:
-        return number(value, 0 if size == 0 else 3)
-    if size >= 1e7:
-        return f"{value:.2e}".replace("e+0", "e").replace("e+", "e").replace("-", "−")
-    decimals = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3 if size >= 0.1 else 1 - _exponent(size)
-    return f"{value:,.{decimals}f}".replace("-", "−")
-
-
-def with_error(value: float, error: float) -> str:
-    """A number with its standard error, both to the error's second digit; without one where there is none."""
-    if not (math.isfinite(value) and math.isfinite(error) and error > 0 and abs(value) < 1e7):
-        return short(value)
-    decimals = max(0, min(6, 1 - _exponent(error)))
-    return f"{value:,.{decimals}f} ± {error:,.{decimals}f}".replace("-", "−")
+    values = layers[name] if name in layers else pd.Series(math.nan, index=layers.index)
+    return pd.to_numeric(values, errors="coerce").astype(float)
 
 
 def remarks(row: pd.Series[Any]) -> list[str]:
-    """What else is to be said of a layer: channels that are dead, broken or without gain, calls, no statistics."""
-    said = []
-    for column, one, many in (
-        ("broken", "channel with statistics that no data can have", "channels with statistics that no data can have"),
-        ("dead", "dead channel", "dead channels"),
-        ("zero_gain", "channel with γ = 0", "channels with γ = 0"),
-    ):
-        count = real(row.get(column))
-        if count > 0:
-            said.append(f"{count:,.0f} {one if count == 1 else many}")
-    if real(row.get("calls")) > 1:
-        said.append(f"{real(row['calls']):.0f} calls per pass")
-    return said
+    """What else is to be said of a layer: channels that are dead, broken or without gain, and calls."""
+    known = {name: float(row[name]) for name in ("broken", "dead", "zero_gain", "calls") if row.get(name) is not None}
+    texts = {
+        "broken": ("channel with statistics that no data can have", "channels with statistics that no data can have"),
+        "dead": ("dead channel", "dead channels"),
+        "zero_gain": ("channel with γ = 0", "channels with γ = 0"),
+    }
+    found = [f"{known[name]:,.0f} {words[known[name] > 1]}" for name, words in texts.items() if known.get(name, 0) > 0]
+    return found + ([f"{known['calls']:.0f} calls per pass"] if known.get("calls", 0) > 1 else [])
 
 
 def choose(diagnosis: Diagnosis, most: int) -> Chosen:
@@ -138,10 +109,8 @@ def choose(diagnosis: Diagnosis, most: int) -> Chosen:
         why = "whose stored statistics lie furthest from the batches’, beside what luck makes of it"
     else:
         why = "that run first"
-    if named.any():
-        why += ", and those that a finding names"
-    return Chosen(layers.iloc[sorted(order[:most])], len(layers), why)
-
-
-def _exponent(value: float) -> int:
-    return math.floor(math.log10(value))
+    return Chosen(
+        layers.iloc[sorted(order[:most])],
+        len(layers),
+        why + (", and those that a finding names" if named.any() else ""),
+    )

@@ -8,7 +8,7 @@ The keys of the object, always all of them and in this order:
   `evidence` (a list of sentences), `remedy`, `layers` (names), `effect` with its standard error `error`, in the units of
   `metric`; these three are null where the finding has no number of its own.
 - `levels`: a row a metric and condition: `metric`, `condition` (see `CONDITIONS`), `value`, `error`, `distance`.
-- `terms`: a row a metric and term: `metric`, `term`, `value`, `error`; bessel, lag, pooling and noise sum to gap.
+- `terms`: a row a metric and term (see `PATH`): `metric`, `term`, `value`, `error`.
 - `layers`: a row a BatchNorm layer in order of execution; columns as `bnstudy.diagnosis.tables.layers_table` has them.
 - `setting`: what was asked and on what it ran.
 - `columns`: by table, each column's type: "text", "integer", "number", "boolean" or "any".
@@ -28,12 +28,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bnstudy.diagnosis.measured import Effect
 from bnstudy.diagnosis.result import KINDS, Diagnosis, Finding
 from bnstudy.errors import UserError
 
 FORMAT = 1
 _TABLES = ("levels", "terms", "layers")
-_TYPES = {"i": "integer", "u": "integer", "f": "number", "b": "boolean"}
 _DTYPES: dict[str, Any] = {"integer": "int64", "number": "float64", "boolean": "bool", "text": str, "any": object}
 _SPELLED = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 Lost = list[tuple[list[Any], str]]
@@ -51,21 +51,29 @@ def to_json(diagnosis: Diagnosis) -> str:
     Raises:
         TypeError: something in the setting is not plain.
     """
-    findings = [
-        {"kind": one.kind, "title": one.title, "summary": one.summary, "evidence": one.evidence, "remedy": one.remedy,
-         "layers": one.layers, "effect": one.effect, "error": one.error, "metric": one.metric}
-        for one in diagnosis.findings
-    ]  # fmt: skip
-    tables = {name: getattr(diagnosis, name) for name in _TABLES}
-    lost: Lost = []
-    plain = {
-        "findings": _plain(findings, ["findings"], lost),
-        **{name: _rows(table, name, lost) for name, table in tables.items()},
-        "setting": _plain(diagnosis.setting, ["setting"], lost),
-        "columns": {name: {str(column): _type(table[column]) for column in table} for name, table in tables.items()},
-        "not_finite": lost,
+    tables: dict[str, pd.DataFrame] = {name: getattr(diagnosis, name) for name in _TABLES}
+    types = {name: {str(column): _type(table[column]) for column in table} for name, table in tables.items()}
+    columns = {name: [table[column].tolist() for column in table] for name, table in tables.items()}
+    rows = {
+        name: [dict(zip(types[name], (values[at] for values in columns[name]), strict=True)) for at in range(len(table))]
+        for name, table in tables.items()
     }
-    return json.dumps({"format": FORMAT, "healthy": diagnosis.healthy} | plain, indent=1, allow_nan=False)
+    content = {
+        "format": FORMAT,
+        "healthy": diagnosis.healthy,
+        "findings": [_told(finding) for finding in diagnosis.findings],
+        **rows,
+        "setting": diagnosis.setting,
+        "columns": types,
+    }
+    lost: Lost = []
+    plain = {key: _plain(value, [key], lost) for key, value in content.items()}
+    plain["not_finite"] = [
+        (path, spelled)
+        for path, spelled in lost
+        if not (spelled == "nan" and path[0] in _TABLES and types[path[0]][path[-1]] == "number")
+    ]
+    return json.dumps(plain, indent=1, allow_nan=False)
 
 
 def from_json(text: str) -> Diagnosis:
@@ -73,9 +81,6 @@ def from_json(text: str) -> Diagnosis:
 
     Args:
         text: as `to_json` writes it.
-
-    Returns:
-        The diagnosis.
 
     Raises:
         UserError: no JSON, no diagnosis, or one of another format.
@@ -90,13 +95,30 @@ def from_json(text: str) -> Diagnosis:
         raise UserError(f"diagnosis: format {read['format']!r} is not known to this version of bnstudy; it reads {FORMAT}")
     try:
         for path, spelled in read["not_finite"]:
-            _put(read, path, _SPELLED[spelled])
-        findings = tuple(_finding(one) for one in read["findings"])
+            place = read
+            for key in path[:-1]:
+                place = place[key]
+            place[path[-1]] = _SPELLED[spelled]
         levels, terms, layers = (_table(read[name], read["columns"][name]) for name in _TABLES)
-        setting = dict(read["setting"])
+        findings = tuple(_finding(found) for found in read["findings"])
+        return Diagnosis(findings, levels, terms, layers, dict(read["setting"]))
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise UserError(f"diagnosis: damaged ({type(error).__name__}: {error}); write it again with `to_json`") from error
-    return Diagnosis(findings, levels, terms, layers, setting)
+
+
+def _told(finding: Finding) -> dict[str, Any]:
+    effect = finding.effect
+    plain = {"kind": finding.kind, "title": finding.title, "summary": finding.summary, "evidence": finding.evidence,
+             "remedy": finding.remedy, "layers": finding.layers}  # fmt: skip
+    numbers = (None, None, None) if effect is None else (effect.value, effect.error, effect.metric)
+    return plain | dict(zip(("effect", "error", "metric"), numbers, strict=True))
+
+
+def _finding(read: Mapping[str, Any]) -> Finding:
+    if read["kind"] not in KINDS:
+        raise ValueError(f"kind {read['kind']!r}")
+    effect = None if read["metric"] is None else Effect(read["metric"], read["effect"], read["error"])
+    return Finding(read["kind"], read["summary"], tuple(read["evidence"]), read["remedy"], tuple(read["layers"]), effect)
 
 
 def _plain(value: Any, path: list[Any], lost: Lost) -> Any:
@@ -107,50 +129,19 @@ def _plain(value: Any, path: list[Any], lost: Lost) -> Any:
         lost.append((path, "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"))
         return None
     if isinstance(value, Mapping):
-        return {key: _plain(one, [*path, key], lost) for key, one in value.items() if _checked(key, path)}
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{'.'.join(map(str, path))}: key {key!r} is no text")
+        return {key: _plain(part, [*path, key], lost) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one, [*path, index], lost) for index, one in enumerate(value)]
+        return [_plain(part, [*path, index], lost) for index, part in enumerate(value)]
     return value
-
-
-def _checked(key: Any, path: list[Any]) -> bool:
-    if not isinstance(key, str):
-        raise TypeError(f"{'.'.join(map(str, path))}: key {key!r} is no text")
-    return True
-
-
-def _rows(table: pd.DataFrame, name: str, lost: Lost) -> list[dict[str, Any]]:
-    columns = [(str(column), table[column].tolist(), _type(table[column])) for column in table]
-    rows: list[dict[str, Any]] = []
-    for index in range(len(table)):
-        row = {}
-        for column, values, kind in columns:
-            missing: Lost = []
-            row[column] = _plain(values[index], [name, index, column], missing)
-            lost += [one for one in missing if not (kind == "number" and one[1] == "nan")]
-        rows.append(row)
-    return rows
 
 
 def _type(column: pd.Series[Any]) -> str:
     if pd.api.types.is_string_dtype(column.dtype) and not pd.api.types.is_object_dtype(column.dtype):
         return "text"
-    return _TYPES.get(column.dtype.kind, "any")
-
-
-def _put(read: Any, path: list[Any], value: float) -> None:
-    for key in path[:-1]:
-        read = read[key]
-    read[path[-1]] = value
-
-
-def _finding(read: Mapping[str, Any]) -> Finding:
-    if read["kind"] not in KINDS:
-        raise ValueError(f"kind {read['kind']!r}")
-    return Finding(
-        read["kind"], read["summary"], tuple(read["evidence"]), read["remedy"], tuple(read["layers"]),
-        read["effect"], read["error"], read["metric"],
-    )  # fmt: skip
+    return {"i": "integer", "u": "integer", "f": "number", "b": "boolean"}.get(column.dtype.kind, "any")
 
 
 def _table(rows: list[dict[str, Any]], types: Mapping[str, str]) -> pd.DataFrame:

@@ -15,9 +15,10 @@ from bnstudy.batchnorm.conventions import bessel
 from bnstudy.batchnorm.population import Population
 from bnstudy.diagnosis import modes
 from bnstudy.diagnosis.batches import Source, answer, apart
+from bnstudy.diagnosis.measured import Measured
 from bnstudy.diagnosis.moments import Inputs, watching
 from bnstudy.diagnosis.normlayers import NormLayer
-from bnstudy.diagnosis.scoring import Means, Measured, Metric, score
+from bnstudy.diagnosis.scoring import Means, Metric, score
 from bnstudy.errors import UserError
 
 Step = Callable[[], None]

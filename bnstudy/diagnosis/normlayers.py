@@ -119,8 +119,8 @@ def _check(model: nn.Module) -> None:
             )
         if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
             raise UserError(
-                f"model: DataParallel over {len(module.device_ids)} GPUs, each of which normalises its own part of a batch; "
-                "give model.module, and batches of the size that one GPU had"
+                f"model: DataParallel over {len(module.device_ids)} GPUs, each of which normalises its own part of a "
+                "batch; give model.module, and batches of the size that one GPU had"
             )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_meta:

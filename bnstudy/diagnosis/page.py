@@ -1,4 +1,4 @@
-"""A diagnosis as one HTML file that needs nothing else."""
+"""A diagnosis as one HTML file that needs nothing else, and both of its files on disk."""
 
 from __future__ import annotations
 
@@ -10,83 +10,69 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup, escape
 
-from bnstudy.analysis.figures.units import metric_of, plural
+from bnstudy.analysis.figures.units import plural
 from bnstudy.analysis.report.sheets import Cell, Sheet
 from bnstudy.analysis.report.shell import marked, page
-from bnstudy.diagnosis.account import (
-    MARKS,
-    MODES,
-    change_text,
-    effect_text,
-    level,
-    level_text,
-    metrics,
-    primary,
-    state_of,
-    term,
-    verdict,
-)
-from bnstudy.diagnosis.figures.statistics import effective_figure, stored_figure
-from bnstudy.diagnosis.figures.swapped import swap_figure
+from bnstudy.atomic import atomic_file
+from bnstudy.diagnosis.account import MARKS, WORDS, origin, remedies, state_of, verdict
+from bnstudy.diagnosis.figures.statistics import effective_figure, stored_figure, swap_figure
 from bnstudy.diagnosis.figures.waterfall import waterfall_figure
-from bnstudy.diagnosis.layer_columns import column_factor, column_head, short
-from bnstudy.diagnosis.origin import origin, remedies
-from bnstudy.diagnosis.result import CONDITIONS, TERMS, Diagnosis
+from bnstudy.diagnosis.layer_columns import HEADS, column_factor, column_head
+from bnstudy.diagnosis.machine import to_json
+from bnstudy.diagnosis.measured import percent, short
+from bnstudy.diagnosis.result import CONDITIONS, MODES, PATH, Diagnosis
+from bnstudy.errors import UserError
+from bnstudy.metric import metric_of
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_WORDS = {"healthy": "healthy", "fault": "finding", "open": "open", "note": "note"}
-_TERMS = {
-    "bessel": "own − stored as the unbiased variance: the constant that the convention chose",
-    "lag": "moving average − population statistics of these batches: lag and luck",
-    "pooling": "mean batch variance − variance by the law of total variance: what batch means vary",
-    "noise": "population statistics − the batch’s own: what no stored constant can remove",
-    "gap": "own − batch: the sum of the four terms",
-    "other": "batch − train: dropout and its like, not BatchNorm",
-}
-_FIRST = ("layer", "m", "m_eff", "m_eff_se", "variance_ratio", "variance_ratio_se", "distance", "distance_expected",
-          "swap_distance")  # fmt: skip
-_LAST = ("dead", "zero_gain", "broken", "calls", "batches_tracked", "momentum", "eps", "channels", "type")
-"""Columns of the table of layers before and after all others."""
-_ORDER = ("own", "ema_unbiased", "population_unbiased", "population_pooled", "batch", "train")
+
+
+def write_diagnosis(folder: Path, diagnosis: Diagnosis) -> list[Path]:
+    """Write diagnosis.html and diagnosis.json; the same diagnosis gives the same bytes.
+
+    Args:
+        folder: made if it is not there.
+        diagnosis: any.
+
+    Returns:
+        The two files, each complete.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    files = {folder / "diagnosis.html": html(diagnosis), folder / "diagnosis.json": to_json(diagnosis) + "\n"}
+    try:
+        for path, text in files.items():
+            with atomic_file(path) as file:
+                file.write(text.encode())
+    except OSError as error:
+        raise UserError(f"folder: {str(folder)!r} cannot be written ({error.strerror}); use another folder") from error
+    return list(files)
 
 
 def html(diagnosis: Diagnosis) -> str:
-    """The diagnosis as one self-contained page: no request leaves it; the same diagnosis gives the same bytes.
-
-    Args:
-        diagnosis: any.
-
-    Source: bnstudy issue 7, part 5.
-    """
+    """The diagnosis as one self-contained page: no request leaves it; the same diagnosis gives the same bytes."""
     figures = [make(diagnosis) for make in (waterfall_figure, effective_figure, stored_figure, swap_figure)]
-    name = str(diagnosis.setting.get("model") or "model")
     sheet = layer_sheet(diagnosis)
+    states = [state_of(finding) for finding in diagnosis.findings]
     values: dict[str, object] = {
-        "name": name,
+        "name": str(diagnosis.setting.get("model") or "model"),
         "verdict": verdict(diagnosis),
-        "tiles": tiles(diagnosis),
-        "findings": [_finding(finding) for finding in diagnosis.findings],
+        "tiles": _tiles(diagnosis),
+        "findings": [(finding, state, MARKS[state], WORDS[state]) for finding, state in
+                     zip(diagnosis.findings, states, strict=True)],
+        "coded": coded,
+        "plural": plural,
         "figures": marked([figure.drawn() for figure in figures]),
-        "metrics": [metric_of(metric).label for metric in metrics(diagnosis)],
+        "metrics": [metric_of(metric).label for metric in diagnosis.metrics],
         "groups": _groups(diagnosis),
         "sheet": sheet,
         "sheet_names": {"metrics", *([sheet.name] if sheet else [])},
         "remedies": remedies(diagnosis.setting),
         "origin": origin(diagnosis.setting),
-    }
+    }  # fmt: skip
     style = (_TEMPLATES / "diagnosis.css").read_text(encoding="utf-8")
     return page("diagnosis.html.j2", "diagnosis", "verdict", values, _TEMPLATES, style="\n" + style.rstrip())
-
-
-def tiles(diagnosis: Diagnosis) -> list[tuple[str, str]]:
-    """The primary metric in both modes, and the gap, as pairs of a name and a text; none without a metric."""
-    metric = primary(diagnosis)
-    if not metric:
-        return []
-    label = metric_of(metric).label
-    modes = [(f"{label}, {MODES[key]}", level_text(level(diagnosis, metric, key), metric)) for key in ("own", "batch")]
-    pairs = [*modes, ("gap between them", change_text(term(diagnosis, metric, "gap"), metric))]
-    return [(name, "not a number" if text == "–" else text) for name, text in pairs]
 
 
 def layer_sheet(diagnosis: Diagnosis) -> Sheet | None:
@@ -94,9 +80,7 @@ def layer_sheet(diagnosis: Diagnosis) -> Sheet | None:
     layers = diagnosis.layers
     if layers.empty:
         return None
-    columns = [*(name for name in _FIRST if name in layers)]
-    columns += [str(column) for column in layers if column not in (*_FIRST, *_LAST)]
-    columns += [name for name in _LAST if name in layers]
+    columns = [name for name in HEADS if name in layers] + [str(name) for name in layers if name not in HEADS]
     rows = [
         [Cell(str(at), float(at)), *(_cell(value, column) for value, column in zip(row, columns, strict=True))]
         for at, row in enumerate(layers[columns].itertuples(index=False), start=1)
@@ -104,12 +88,11 @@ def layer_sheet(diagnosis: Diagnosis) -> Sheet | None:
     note = (
         "A row a BatchNorm layer, numbered in order of execution. m: values per channel in a batch; m_eff: independent "
         "values that it is worth; variance ratio: stored over measured; distance: of all that is stored from what was "
-        "measured, and what luck alone makes of it in a moving average; outputs moved by, and metrics by swap: what changes "
-        "when this layer alone takes what it stores."
+        "measured, and what luck alone makes of it in a moving average; outputs moved by, and metrics by swap: what "
+        "changes when this layer alone takes what it stores."
     )
-    heads = ["#", *(column_head(column) for column in columns)]
-    return Sheet("layers", f"All {plural(len(rows), 'layer')}" if len(rows) > 1 else "The layer", note, heads, rows,
-                 len(rows), "diagnosis.json")  # fmt: skip
+    title = f"All {plural(len(rows), 'layer')}" if len(rows) > 1 else "The layer"
+    return Sheet("layers", title, note, ["#", *map(column_head, columns)], rows, len(rows), "diagnosis.json")
 
 
 def coded(text: str) -> Markup:
@@ -120,47 +103,30 @@ def coded(text: str) -> Markup:
     )
 
 
-def _finding(finding: Any) -> dict[str, object]:
-    state = state_of(finding)
-    return {
-        "state": state,
-        "mark": MARKS[state],
-        "word": _WORDS[state],
-        "title": finding.title,
-        "effect": effect_text(finding),
-        "summary": coded(finding.summary),
-        "evidence": [coded(line) for line in finding.evidence],
-        "remedy": coded(finding.remedy),
-        "layers": finding.layers,
-        "count": plural(len(finding.layers), "layer"),
-    }
+def _tiles(diagnosis: Diagnosis) -> list[tuple[str, str]]:
+    """The primary metric in both modes, and the gap, as pairs of a name and a text; none without a metric."""
+    metric = diagnosis.primary
+    if not metric:
+        return []
+    label, gap = metric_of(metric).label, diagnosis.term(metric, "gap").change(metric)
+    modes = [(f"{label}, {MODES[key]}", diagnosis.level(metric, key).level(metric)) for key in ("own", "batch")]
+    return [(name, "not a number" if text == "–" else text) for name, text in (*modes, ("gap between them", gap))]
 
 
 def _groups(diagnosis: Diagnosis) -> list[tuple[str, list[tuple[str, Markup, list[str], str]]]]:
     """Rows of the table of metrics in two groups: name, meaning, a cell a metric, and the outputs' distance."""
-    names = metrics(diagnosis)
-    measured = set(diagnosis.levels["condition"])
+    metrics = diagnosis.metrics
+    distances = dict(zip(diagnosis.levels["condition"], diagnosis.levels["distance"], strict=True))
     levels = [
-        (
-            key,
-            coded(CONDITIONS[key]),
-            [level_text(level(diagnosis, name, key), name) for name in names],
-            _distance(diagnosis, key),
-        )
-        for key in _ORDER
-        if key in measured
+        (key, coded(meaning), [diagnosis.level(name, key).level(name) for name in metrics], percent(distances[key]))
+        for key, meaning in CONDITIONS.items()
+        if key in distances
     ]
     terms = [
-        (key, coded(_TERMS[key]), [change_text(term(diagnosis, name, key), name) for name in names], "")
-        for key in (*TERMS, "gap", "other")
+        (key, coded(term.meaning), [diagnosis.term(name, key).change(name) for name in metrics], "")
+        for key, term in PATH.items()
     ]
     return [("Conditions", levels), ("Terms", terms)]
-
-
-def _distance(diagnosis: Diagnosis, condition: str) -> str:
-    rows = diagnosis.levels[diagnosis.levels["condition"] == condition]
-    value = float(rows["distance"].iloc[0])
-    return f"{100 * value:,.1f} %" if math.isfinite(value) else short(value)
 
 
 def _cell(value: Any, column: str) -> Cell:
@@ -172,5 +138,5 @@ def _cell(value: Any, column: str) -> Cell:
     if math.isinf(number):
         return Cell("∞" if number > 0 else "−∞", math.copysign(1e300, number))
     if column == "swap_distance":
-        return Cell(f"{100 * number:,.2f} %", number)
+        return Cell(percent(number, 2), number)
     return Cell(f"{number:,.0f}".replace("-", "−") if number.is_integer() and abs(number) < 1e15 else short(number), number)

@@ -14,13 +14,13 @@ from bnstudy.diagnosis import modes
 from bnstudy.diagnosis.batches import Batches, Source, answer
 from bnstudy.diagnosis.choices import chosen
 from bnstudy.diagnosis.conventions import best_hypothesis
-from bnstudy.diagnosis.diagnose import Progress, counting, device_of, direction_of, metrics_of
+from bnstudy.diagnosis.diagnose import Progress, counting, device_of
 from bnstudy.diagnosis.evidence import evidence
 from bnstudy.diagnosis.gains import Half, gains_table, harmful, on_held_out
 from bnstudy.diagnosis.measure import reference
 from bnstudy.diagnosis.moments import Inputs
 from bnstudy.diagnosis.normlayers import NormLayer, norm_layers
-from bnstudy.diagnosis.scoring import Metric
+from bnstudy.diagnosis.scoring import Metric, direction_of, metrics_of
 from bnstudy.errors import UserError
 from bnstudy.frameworks.translate import rules
 from bnstudy.frameworks.translate.frameworks import framework
@@ -165,8 +165,8 @@ def remedy(
     notes = [f"{layer.name} does not run on these batches and is kept" for layer in given if layer not in inputs]
     if len(set(sums)) > 1:
         notes.append(
-            "the batches differ from pass to pass, so held-out ones may hold samples that were calibrated on; "
-            "give held-out batches of their own"
+            "the batches differ from pass to pass, so held-out ones may hold samples that were calibrated on; give "
+            "held-out batches of their own"
         )
     directions = {name: direction_of(name, higher_is_better) for name in metrics}
     measured = next(iter(means.values())).batches

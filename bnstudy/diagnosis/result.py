@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
+
+from bnstudy.diagnosis.measured import Effect, Measured
 
 KINDS = {
     "invalid_statistics": "Stored statistics that no data can have",
@@ -32,17 +34,45 @@ KINDS = {
 """Every kind of finding, with its title."""
 
 CONDITIONS = {
-    "train": "training mode, as `model.train()` leaves every layer",
-    "batch": "BatchNorm on the batch's own statistics, everything else in evaluation mode",
     "own": "evaluation mode: what the model has stored",
     "ema_unbiased": "the moving average of the unbiased variance",
     "population_unbiased": "the given batches' mean unbiased variance",
     "population_pooled": "the given batches' variance by the law of total variance",
+    "batch": "BatchNorm on the batch's own statistics, everything else in evaluation mode",
+    "train": "training mode, as `model.train()` leaves every layer",
 }
-"""How a model is run: where its BatchNorm layers take their statistics from."""
+"""How a model is run, from evaluation to training mode: where its BatchNorm layers take their statistics from."""
 
-TERMS = ("bessel", "lag", "pooling", "noise")
-"""Terms of the gap own − batch, in the order of their path; they sum to it. See DESIGN.md, section 2, "Gap"."""
+
+class Term(NamedTuple):
+    """The difference of a metric between two conditions: `first` less `second`; its cause in two words, and in a line."""
+
+    first: str
+    second: str
+    cause: str
+    meaning: str
+
+
+PATH = {
+    "bessel": Term("own", "ema_unbiased", "convention",
+                   "own − stored as the unbiased variance: the constant that the convention chose"),
+    "lag": Term("ema_unbiased", "population_unbiased", "moving average",
+                "moving average − population statistics of these batches: lag and luck"),
+    "pooling": Term("population_unbiased", "population_pooled", "batch means",
+                    "mean batch variance − variance by the law of total variance: what batch means vary"),
+    "noise": Term("population_pooled", "batch", "batch by batch",
+                  "population statistics − the batch’s own: what no stored constant can remove"),
+    "gap": Term("own", "batch", "their sum", "own − batch: the sum of the four terms"),
+    "other": Term("batch", "train", "dropout etc.", "batch − train: dropout and its like, not BatchNorm"),
+}  # fmt: skip
+"""The way from evaluation to training mode. Where layers have no condition `ema_unbiased`, it is `own` itself.
+
+Source: docs/method.md, "The gap and its terms".
+"""
+TERMS = tuple(PATH)[:4]
+"""Terms of the gap own − batch, in the order of their path; they sum to it."""
+MODES = {"own": "evaluation mode", "batch": "batch statistics", "train": "training mode"}
+"""Conditions between which the terms stand."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +85,7 @@ class Finding:
         evidence: the measured facts that speak for it, a sentence each, with their standard errors.
         remedy: what to do.
         layers: names of the layers concerned; empty for the whole model.
-        effect: the metric's change that it accounts for, in the metric's own units; None where it has none of its own.
-        error: standard error of `effect`.
-        metric: the metric of `effect`.
+        effect: the metric's change that it accounts for; None where it has none of its own.
     """
 
     kind: str
@@ -65,9 +93,7 @@ class Finding:
     evidence: tuple[str, ...]
     remedy: str
     layers: tuple[str, ...] = ()
-    effect: float | None = None
-    error: float | None = None
-    metric: str | None = None
+    effect: Effect | None = None
 
     @property
     def title(self) -> str:
@@ -83,9 +109,8 @@ class Diagnosis:
         findings: most important first; a single one of kind "healthy" where nothing is wrong.
         levels: a row a metric and condition (see `CONDITIONS`): metric, condition, value, error (standard error over
             batches), distance (RMS difference of the outputs from those under `batch`, over the RMS of those).
-        terms: a row a metric and term: metric, term, value, error. Terms: `gap` (own − batch), then bessel, lag, pooling and
-            noise, which sum to it, then `other` (batch − train: dropout and its like, which are not BatchNorm's).
-        layers: a row a layer; columns are described in `bnstudy.diagnosis.layers_table`.
+        terms: a row a metric and term (see `PATH`): metric, term, value, error.
+        layers: a row a layer; `bnstudy.diagnosis.tables.layers_table` describes the columns.
         setting: what was asked and on what it ran: batches, samples, passes, seconds, versions, …; plain values.
     """
 
@@ -99,3 +124,27 @@ class Diagnosis:
     def healthy(self) -> bool:
         """Whether there is nothing to say; dropout that moves a metric is said, though it is no fault."""
         return self.findings[0].kind == "healthy"
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics, the primary one first."""
+        names = list(dict.fromkeys([*self.levels["metric"], *self.terms["metric"]]))
+        return sorted(names, key=lambda name: name != self.setting.get("metric"))
+
+    @property
+    def primary(self) -> str:
+        """The metric that the diagnosis is about; "" where none was measured."""
+        return next(iter(self.metrics), "")
+
+    def level(self, metric: str, condition: str) -> Measured:
+        """A metric under a condition; NaN where it was not measured."""
+        return _found(self.levels, metric, "condition", condition)
+
+    def term(self, metric: str, name: str) -> Measured:
+        """A term of a metric's gap; NaN where it was not measured."""
+        return _found(self.terms, metric, "term", name)
+
+
+def _found(table: pd.DataFrame, metric: str, column: str, name: str) -> Measured:
+    rows = table[(table["metric"] == metric) & (table[column] == name)]
+    return Measured(float(rows["value"].iloc[0]), float(rows["error"].iloc[0])) if len(rows) else Measured(float("nan"))

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
+from scipy import stats
 from torch import Tensor
 
+from bnstudy.diagnosis.measured import Measured
 from bnstudy.errors import UserError, one_line
+from bnstudy.metric import metric_of
 
 Metric = Callable[[Tensor, Any], Any]
 """(outputs, targets) of a batch to its mean: a number, or a tensor with one number a sample."""
-Array = NDArray[np.float64]
-
 IGNORED = -100
 """The class of what is not labelled, as in torch's cross-entropy."""
 
@@ -71,6 +71,42 @@ NAMED: dict[str, Metric] = {
     "mse": mean_squared_error,
     "output_rms": output_rms,
 }
+
+
+def metrics_of(metric: str | Metric | Mapping[str, Metric] | None, outputs: Tensor, targets: Any) -> dict[str, Metric]:
+    """The metrics by name that the argument `metric` of `bnstudy.diagnose` means, given the answer to a batch.
+
+    Raises:
+        UserError: an unknown name, an empty mapping, or no function.
+    """
+    if metric is None:
+        return default_metrics(outputs, targets)
+    if isinstance(metric, str):
+        if metric not in NAMED:
+            raise UserError(f"metric: {metric!r} is unknown; use {', '.join(NAMED)}, or a function of (outputs, targets)")
+        return {metric: NAMED[metric]}
+    if not isinstance(metric, Mapping):
+        if not callable(metric):
+            kind = type(metric).__name__
+            raise UserError(f"metric: something of type {kind} is no function; use {', '.join(NAMED)}, or a function")
+        metric = {getattr(metric, "__name__", type(metric).__name__): metric}
+    if not metric:
+        raise UserError("metric: an empty mapping; give at least one function of (outputs, targets)")
+    for name, given in metric.items():
+        if not callable(given):
+            kind = type(given).__name__
+            raise UserError(f"metric: {name!r} is something of type {kind}; a function of (outputs, targets) expected")
+    return dict(metric)
+
+
+def direction_of(name: str, higher: bool | Mapping[str, bool] | None) -> str | None:
+    """Which side of a metric is better, "higher" or "lower"; None where nobody says."""
+    known = metric_of(name).direction
+    if isinstance(higher, Mapping):
+        higher = higher.get(name)
+    elif known is not None:
+        return known  # what is said of all metrics is said of the user's own
+    return known if higher is None else "higher" if higher else "lower"
 
 
 def default_metrics(outputs: Tensor, targets: object) -> dict[str, Metric]:
@@ -135,21 +171,13 @@ def score(name: str, metric: Metric, outputs: Tensor, targets: Any) -> float:
         return mean if math.isfinite(mean) else math.nan
     except Exception as error:
         raise UserError(
-            f"metric: {name!r} fails on outputs of shape {tuple(outputs.shape)} ({one_line(error)}); "
-            "a function of (outputs, targets) that returns a number, or one a sample, expected"
+            f"metric: {name!r} fails on outputs of shape {tuple(outputs.shape)} ({one_line(error)}); a "
+            "function of (outputs, targets) that returns a number, or one a sample, expected"
         ) from error
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A number with its standard error over batches; NaN where one batch leaves none."""
-
-    value: float
-    error: float
-
-
 class Means:
-    """Weighted means of several conditions over batches, and their covariance: any contrast has a standard error.
+    """Weighted means of several conditions over batches: any contrast of them has a standard error.
 
     Args:
         names: the conditions.
@@ -157,40 +185,49 @@ class Means:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(names)
-        self.batches = 0
-        size = len(self.names)
-        self._weight = self._square = 0.0
-        self._offset = np.zeros(size)
-        self._sum, self._sum2, self._products = np.zeros(size), np.zeros(size), np.zeros((size, size))
+        self._values, self._weights = array("d"), array("d")  # eight bytes a number
+
+    @property
+    def batches(self) -> int:
+        """How many there are."""
+        return len(self._weights)
 
     def add(self, values: Sequence[float], weight: float) -> None:
         """Take in a batch: one number a condition, and its number of samples."""
-        row = np.asarray(values, dtype=np.float64)
-        if self.batches == 0:
-            self._offset = np.where(np.isfinite(row), row, 0.0)  # so that the squares do not eat small differences
-        row = row - self._offset
-        self.batches += 1
-        self._weight += weight
-        self._square += weight**2
-        self._sum = self._sum + weight * row
-        self._sum2 = self._sum2 + weight**2 * row
-        self._products = self._products + weight**2 * np.outer(row, row)
+        self._values.extend(values)
+        self._weights.append(weight)
 
     def contrast(self, **factors: float) -> Measured:
         """Σ factor·mean over the named conditions.
 
         The error is that of a ratio of sums: Var = Σ w²(x - x̄)²/(Σ w)² · B/(B-1) for B batches of weight w.
         """
-        index = [self.names.index(name) for name in factors]
-        share = np.fromiter(factors.values(), dtype=np.float64)
-        mean = self._sum[index] / self._weight
-        value = float(share @ (mean + self._offset[index]))
-        if self.batches < 2:
-            return Measured(value, math.nan)
-        centre, moment = float(share @ mean), float(share @ self._sum2[index])
-        square = float(share @ self._products[np.ix_(index, index)] @ share)
-        spread = square - 2 * centre * moment + centre**2 * self._square
-        scale = max(abs(square), abs(centre * moment), centre**2 * self._square)
-        if spread < 1e-12 * scale:  # rounding of a contrast that does not vary
-            spread = 0.0
-        return Measured(value, math.sqrt(spread * self.batches / (self.batches - 1)) / self._weight)
+        rows, weights = np.array(self._values).reshape(-1, len(self.names)), np.array(self._weights)
+        columns = rows[:, [self.names.index(name) for name in factors]]
+        values = columns @ np.fromiter(factors.values(), np.float64)
+        mean = float(weights @ values / weights.sum())
+        if len(values) < 2:
+            return Measured(mean, math.nan)
+        spread = math.sqrt(float(np.square(weights * (values - mean)).sum()) * len(values) / (len(values) - 1))
+        error = spread / float(weights.sum())
+        # Rounding of a contrast that does not vary is none.
+        return Measured(mean, 0.0 if error < 1e-13 * np.abs(columns).max() else error)
+
+
+def smallest_effect(metric: str, level: float) -> float:
+    """The smallest effect of interest: 0.1 pp of accuracy, 0.005 nats of a loss; of other metrics a hundredth of the level.
+
+    Args:
+        metric: its name.
+        level: its size, the larger of two that are compared.
+    """
+    return {"accuracy": 0.001, "loss": 0.005, "bce": 0.005}.get(metric, 0.01 * level)
+
+
+def chance(measured: Measured, batches: int) -> float:
+    """The chance that luck alone makes a paired difference, by a t-test over batches; 1 where one batch leaves no error."""
+    if not math.isfinite(measured.error):
+        return 1.0
+    if measured.error == 0:
+        return 1.0 if measured.value == 0 else 0.0
+    return float(2 * stats.t.sf(abs(measured.value / measured.error), batches - 1))

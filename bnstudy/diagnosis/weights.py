@@ -164,8 +164,8 @@ def _check(path: Path, own: Mapping[str, Any], given: Mapping[str, Tensor], buff
     statistics = [key for key in missing if key in buffers and not key.endswith("num_batches_tracked")]
     if statistics:
         notes.append(
-            f"{path} lacks {plural(len(statistics), 'BatchNorm buffer')}, {statistics[0]!r} first: "
-            "the model's own are left as they were built"
+            f"{path} lacks {plural(len(statistics), 'BatchNorm buffer')}, {statistics[0]!r} first: the model's own are "
+            "left as they were built"
         )
     if unexpected:
         notes.append(f"{path} holds {plural(len(unexpected), 'tensor')} that the model has not, {unexpected[0]!r} first")

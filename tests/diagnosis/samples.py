@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bnstudy.diagnosis.measured import Effect
 from bnstudy.diagnosis.result import TERMS, Diagnosis, Finding
 
 EVIL = "<script>alert('x')</script> & \"q\" [b]bold[/b] {{ 7*7 }}"
@@ -133,7 +134,7 @@ def three() -> Diagnosis:
              "The term `lag` is −12.15 pp ± 0.22 of a gap of −13.06 pp ± 0.26."),
             "Momentum 0.1 or less, or measure the statistics again on training batches: `bnstudy diagnose … --recalibrate "
             "OUT`.",
-            tuple(RESNET), -0.1215, 0.0022, "accuracy",
+            tuple(RESNET), Effect("accuracy", -0.1215, 0.0022),
         ),
         Finding(
             "other_layers",
@@ -141,7 +142,7 @@ def three() -> Diagnosis:
             "accuracy.",
             ("Held in evaluation mode while BatchNorm stays on batch statistics, accuracy changes by that much.",),
             "Nothing to repair: this is what they are for. Compare modes with these layers off before blaming BatchNorm.",
-            (), 0.0331, 0.0008, "accuracy",
+            (), Effect("accuracy", 0.0331, 0.0008),
         ),
         Finding(
             "dead_channels",
@@ -195,7 +196,7 @@ def broken() -> Diagnosis:
         ("layer2.1.bn1: of 128 channels 1 with a mean that is not finite and 1 with a negative variance",),
         "Find the batch that brought the first non-finite input (one is enough: a moving average never forgets NaN) or the "
         "tool that wrote the checkpoint.",
-        ("layer2.1.bn1",), math.nan, math.nan, "accuracy",
+        ("layer2.1.bn1",), Effect("accuracy", math.nan, math.nan),
     )  # fmt: skip
     return Diagnosis((finding,), levels, terms, layers, setting_of())
 
@@ -213,7 +214,7 @@ def deep() -> Diagnosis:
         "−3.88 pp ± 0.33.",
         (f"{names[40]}: stored variances are 11.3 ± 0.4 times those of the batches.",),
         "Measure the statistics again on training batches: `bnstudy diagnose … --recalibrate OUT`.",
-        tuple(names), -0.0388, 0.0033, "accuracy",
+        tuple(names), Effect("accuracy", -0.0388, 0.0033),
     )  # fmt: skip
     return Diagnosis((finding,), *tables, layers, setting_of(model="DenseNet", swap_passes=324))
 

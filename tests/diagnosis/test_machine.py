@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bnstudy.diagnosis.machine import from_json, to_json
+from bnstudy.diagnosis.measured import Effect
 from bnstudy.diagnosis.result import KINDS, Diagnosis, Finding
 from bnstudy.errors import UserError
 from tests.diagnosis import samples
@@ -36,8 +38,8 @@ def same(one: Any, other: Any) -> bool:
 def assert_equal(one: Diagnosis, other: Diagnosis) -> None:
     for name in ("levels", "terms", "layers"):
         pd.testing.assert_frame_equal(getattr(one, name), getattr(other, name), check_exact=True)
-    assert same([list(vars(finding).values()) for finding in one.findings],
-                [list(vars(finding).values()) for finding in other.findings])  # fmt: skip
+    first, second = ([dataclasses.asdict(finding) for finding in side.findings] for side in (one, other))
+    assert same(first, second)
     assert same(dict(one.setting), dict(other.setting))
 
 
@@ -82,15 +84,16 @@ def test_what_is_not_finite_is_null_and_infinity_is_told_apart() -> None:
     assert [["findings", 0, "effect"], "nan"] in read["not_finite"]
     back = from_json(to_json(samples.broken()))
     assert back.layers["m_eff"][at] == math.inf
-    assert math.isnan(back.findings[0].effect or 0.0)
+    assert back.findings[0].effect is not None
+    assert math.isnan(back.findings[0].effect.value)
 
 
 def test_nothing_to_do_with_a_number_stays_apart_from_a_number_that_is_none() -> None:
-    first = replace(samples.healthy().findings[0], effect=math.nan, metric="loss")
+    first = replace(samples.healthy().findings[0], effect=Effect("loss", math.nan, math.nan))
     diagnosis = replace(samples.healthy(), findings=(first, samples.healthy().findings[0]))
     nan, none = from_json(to_json(diagnosis)).findings
     assert nan.effect is not None
-    assert math.isnan(nan.effect)
+    assert math.isnan(nan.effect.value)
     assert none.effect is None
 
 
@@ -149,8 +152,8 @@ plain = st.recursive(
 findings = st.builds(
     Finding,
     kind=st.sampled_from(sorted(KINDS)), summary=st.text(), evidence=st.lists(st.text(), max_size=3).map(tuple),
-    remedy=st.text(), layers=st.lists(st.text(), max_size=3).map(tuple), effect=st.none() | numbers,
-    error=st.none() | numbers, metric=st.none() | st.text(),
+    remedy=st.text(), layers=st.lists(st.text(), max_size=3).map(tuple),
+    effect=st.none() | st.builds(Effect, metric=st.text(), value=numbers, error=numbers),
 )  # fmt: skip
 
 

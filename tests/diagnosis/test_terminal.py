@@ -12,8 +12,9 @@ import pytest
 from rich.console import Console
 
 from bnstudy.analysis.figures.units import metric_of
-from bnstudy.diagnosis.account import change_text, level, level_text, term, verdict
-from bnstudy.diagnosis.layer_columns import choose, short, with_error
+from bnstudy.diagnosis.account import verdict
+from bnstudy.diagnosis.layer_columns import choose
+from bnstudy.diagnosis.measured import short, with_error
 from bnstudy.diagnosis.result import KINDS, Diagnosis, Finding
 from bnstudy.diagnosis.terminal import MOST_LAYERS, print_diagnosis
 from tests.diagnosis import samples
@@ -94,10 +95,9 @@ def test_metrics_and_terms_stand_with_their_errors(make: Maker) -> None:
     lines = [joined(line) for line in said(diagnosis).splitlines()]
     for metric in dict.fromkeys(diagnosis.levels["metric"]):
         for name in ("bessel", "lag", "pooling", "noise", "gap", "other"):
-            shown = change_text(term(diagnosis, metric, name), metric).partition(" ± ")[0]
+            shown = diagnosis.term(metric, name).change(metric).partition(" ± ")[0]
             assert any(line.startswith(f"{name} ") and shown in line for line in lines), name
-    accuracy = level(samples.three(), "accuracy", "own")
-    assert level_text(accuracy, "accuracy") == "81.27 % ± 0.51"
+    assert samples.three().level("accuracy", "own").level("accuracy") == "81.27 % ± 0.51"
     assert any("81.27 % ± 0.51 0.692 nats ± 0.014" in joined(line) for line in said(samples.three()).splitlines())
 
 
@@ -108,8 +108,8 @@ def test_one_batch_has_no_errors() -> None:
 
 
 def test_a_term_that_is_zero_by_definition_has_no_error() -> None:
-    assert change_text(term(samples.healthy(), "accuracy", "bessel"), "accuracy") == "0.00 pp"
-    assert " ± " in change_text(term(samples.three(), "accuracy", "bessel"), "accuracy")
+    assert samples.healthy().term("accuracy", "bessel").change("accuracy") == "0.00 pp"
+    assert " ± " in samples.three().term("accuracy", "bessel").change("accuracy")
 
 
 def test_metrics_that_do_not_fit_side_by_side_stand_one_below_the_other() -> None:
@@ -157,7 +157,7 @@ def test_without_swaps_the_distance_beside_luck_chooses() -> None:
 def test_dead_and_broken_channels_and_shared_layers_are_told() -> None:
     assert "3 dead channels" in said(samples.three())
     assert "2 calls per pass" in said(samples.three())
-    assert "2 channels with statistics that no data can have" in said(samples.broken())
+    assert "2 channels with statistics that no data can have" in joined(said(samples.broken()))
 
 
 def test_names_like_markup_stay_text() -> None:
@@ -199,4 +199,4 @@ def test_a_number_has_no_more_digits_than_its_error() -> None:
 
 def test_metrics_without_a_known_unit_are_written_as_stored() -> None:
     assert metric_of(samples.EVIL).factor == 1
-    assert level_text(level(samples.unlabelled(), samples.EVIL, "batch"), samples.EVIL) == "12345.678 ± 81.000"
+    assert samples.unlabelled().level(samples.EVIL, "batch").level(samples.EVIL) == "12345.678 ± 81.000"

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
+import pandas as pd
 
-from bnstudy.analysis.figures.figure import WIDE, Layout
+from bnstudy.analysis.figures.figure import WIDE, Layout, Panel, data
 from bnstudy.analysis.figures.theme import MUTED
 
 MOST_NAMED = 24
 """Layers that have a row each; more stand along the horizontal axis without their names."""
 _ROW, LETTER = 17, 6.6
 """Pixels: of a row, and of a letter at its widest, in fonts that may stand in for the one that was measured."""
+
+
+@dataclass(frozen=True)
+class Values:
+    """How values are placed: the title of their axis, its scale, and its ticks."""
+
+    title: str
+    scale: alt.Scale
+    axis: alt.Axis
 
 
 @dataclass(frozen=True)
@@ -50,33 +59,38 @@ class ByLayer:
         """Area of a point, in square pixels."""
         return 34 if self.named else 16
 
-    @property
-    def faint(self) -> float:
-        """Opacity of what leads from a reference line to a point: many of them must not make a surface."""
-        return 0.45 if self.named else 0.22
-
-    def at(self, value: str, title: str, scale: alt.Scale, axis: alt.Axis, first: bool = True) -> dict[str, Any]:
+    def at(self, value: str, values: Values, first: bool = True) -> dict[str, Any]:
         """Channels of a mark at a value of each layer."""
-        place = self._place(first)
-        return (
-            {"x": alt.X(f"{value}:Q", title=title, scale=scale, axis=axis), "y": place}
-            if self.named
-            else {"x": place, "y": alt.Y(f"{value}:Q", title=title, scale=scale, axis=axis)}
-        )
+        channel = alt.X if self.named else alt.Y
+        along = channel(f"{value}:Q", title=values.title, scale=values.scale, axis=values.axis)
+        return {"x": along, "y": self._place(first)} if self.named else {"x": self._place(first), "y": along}
 
-    def between(
-        self, low: str, high: str, title: str, scale: alt.Scale, axis: alt.Axis, first: bool = True
-    ) -> dict[str, Any]:
-        """Channels of a mark from one value of each layer to another."""
-        return self.at(low, title, scale, axis, first) | {"x2" if self.named else "y2": f"{high}:Q"}
+    def lollipops(self, frame: pd.DataFrame, values: Values, colour: str, title: alt.TitleParams | None = None) -> Panel:
+        """A point a layer on a stem from a line through all of them, with an error bar where there is one.
 
-    def line(self, value: float, scale: alt.Scale, dashed: bool = False) -> alt.Chart:
-        """A line through all layers at one value."""
-        base = alt.Chart(alt.InlineData(values=[{"value": value}]))
-        rule = base.mark_rule(color=MUTED, strokeWidth=1.2, strokeDash=[4, 3] if dashed else [1, 0])
-        where = {"x": alt.X("value:Q", scale=scale)} if self.named else {"y": alt.Y("value:Q", scale=scale)}
-        drawn: alt.Chart = rule.encode(**where)
-        return drawn
+        Args:
+            frame: place, start (where the line is), value, low and high (ends of the error bar, NaN without), endless
+                (whether the value lies beyond the axis: a cross).
+            values: their axis.
+            colour: of points and stems.
+            title: of the panel.
+        """
+        to = "x2" if self.named else "y2"
+        base = alt.Chart(data(frame[["place", "start", "value", "low", "high", "endless"]]))
+        across = (alt.X if self.named else alt.Y)("start:Q", scale=values.scale)
+        line = alt.Chart(alt.InlineData(values=[{"start": float(frame["start"].iloc[0])}]))
+        shape = alt.Shape("endless:N", legend=None, scale=alt.Scale(domain=[False, True], range=["circle", "cross"]))
+        # Many stems must not make a surface.
+        stem = base.mark_rule(strokeWidth=1, opacity=0.45 if self.named else 0.22, color=colour)
+        bar = base.transform_filter("datum.low !== null").mark_rule(strokeWidth=1.6 if self.named else 1, color=colour)
+        point = base.mark_point(filled=True, size=self.dot, opacity=1, color=colour)
+        panel: Panel = alt.layer(
+            line.mark_rule(color=MUTED, strokeWidth=1.2).encode(**{"x" if self.named else "y": across}),
+            stem.encode(**self.at("start", values), **{to: "value:Q"}),
+            bar.encode(**self.at("low", values), **{to: "high:Q"}),
+            point.encode(**self.at("value", values), shape=shape),
+        ).properties(**({"title": title} if title else {}), **self.size())
+        return panel
 
     @property
     def _extent(self) -> int:
@@ -84,8 +98,7 @@ class ByLayer:
 
     @property
     def _letters(self) -> int:
-        longest = 34 if self.layout == WIDE else 18
-        return min(longest, max((len(name) for name in self.names), default=1))
+        return min(34 if self.layout == WIDE else 18, max((len(name) for name in self.names), default=1))
 
     def _place(self, first: bool) -> alt.X | alt.Y:
         count = len(self.names)
@@ -103,41 +116,19 @@ class ByLayer:
         return alt.Y("place:Q", title=None, scale=alt.Scale(domain=[count + 0.6, 0.4], nice=False), axis=axis)
 
 
-def log_axis(low: float, high: float, most: int) -> alt.Axis:
-    """An axis for a logarithmic scale with few, round ticks.
+def logarithmic(title: str, values: Sequence[float], most: int) -> Values:
+    """A logarithmic axis with some room around all values.
 
     Args:
-        low, high: its ends.
-        most: ticks.
+        title: of the axis.
+        values: that it holds, all above 0.
+        most: ticks, about.
     """
-    if high / low < 4:  # too short for powers of ten: even steps
-        ticks = even_ticks(low, high, most)
-    else:
-        powers = [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
-        for steps in ((1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
-            ticks = [step * power for power in powers for step in steps if low <= step * power <= high]
-            if len(ticks) <= most:
-                break
-        ticks = ticks[:: -(-len(ticks) // most) or 1]
+    low, high = float(min(values)), float(max(values))
+    room = max((high / low) ** 0.05, 1.02 if high > low else 1.15)
     shown = "datum.value >= 0.001 && datum.value < 100000 ? format(datum.value, '.4~g') : format(datum.value, '.0e')"
-    return alt.Axis(values=ticks, labelExpr=shown)
-
-
-def even_ticks(low: float, high: float, most: int) -> list[float]:
-    """Round numbers in even steps of 1, 2 or 5 times a power of ten.
-
-    Args:
-        low, high: between which they lie.
-        most: how many at most.
-    """
-    if not high - low > 1e-12 * max(abs(low), abs(high)):  # nothing between that could be told apart
-        return [low]
-    size = math.floor(math.log10(high - low)) - 2
-    for step in (step * 10.0 ** (size + power) for power in range(6) for step in (1, 2, 5)):
-        first, last = math.ceil(low / step), math.floor(high / step)
-        if last - first < most:
-            return [step * index for index in range(first, last + 1)]
-    return [low]
+    axis = alt.Axis(tickCount=most, labelExpr=shown, labelOverlap="greedy")
+    return Values(title, alt.Scale(type="log", domain=[low / room, high * room], nice=False), axis)
 
 
 def order_told(count: int) -> str:

@@ -11,8 +11,7 @@ from torch import Tensor
 from bnstudy.analysis.figures.units import plural
 from bnstudy.diagnosis.evidence import Evidence
 from bnstudy.diagnosis.result import Finding
-from bnstudy.diagnosis.rules.case import CERTAIN, LIKELY, Case, Effect
-from bnstudy.diagnosis.rules.structural import RECALIBRATE, named
+from bnstudy.diagnosis.rules.case import CERTAIN, LIKELY, RECALIBRATE, Case, Difference, finding, named
 
 SMALL = 5.0
 """Independent values up to which 1/s² of Gaussian values has no finite variance (none at all up to 3)."""
@@ -23,40 +22,31 @@ def shared_layer(case: Case) -> list[Finding]:
     found = []
     for one in case.found:
         calls = one.inputs.calls
-        if len(calls) < 2:
+        if len(calls) < 2 or not _calls_differ(one):
             continue
-        index = one.alive.nonzero().flatten()
-        centre = torch.stack([call.mean.double().cpu() for call in calls])[:, index]
-        pooled = one.inputs.population.pooled.double().cpu()[index]
+        centre = torch.stack([call.mean.double().cpu() for call in calls])[:, one.alive]
+        pooled = one.inputs.population.pooled.double().cpu()[one.alive]
         apart = ((centre - centre.mean(0)) / pooled.sqrt()).square().mean().sqrt()
-        scales = torch.stack([call.pooled.double().cpu() for call in calls])[:, index].clamp(min=1e-30).log().std(0).mean()
-        if not _calls_differ(one):
-            continue
+        variances = torch.stack([call.pooled.double().cpu() for call in calls])[:, one.alive]
+        factor = variances.clamp(min=1e-30).log().std(0).mean().exp()
         effect = case.worst("population_pooled", "batch")
-        names = one.layer.names
-        held = f" It stands in the model as {' and '.join(map(repr, names[:3]))}." if len(names) > 1 else ""
-        cost = "" if effect is None else f" {effect.metric} changes by {effect.text} between evaluation and training mode."
-        found.append(
-            Finding(
-                "shared_layer",
-                f"Layer {one.layer.name!r} runs {len(calls)} times in a forward pass, on inputs of different statistics: "
-                "training "
-                f"normalises each by its own, evaluation all by one average of them.{held}{cost}",
-                (
-                    f"Its calls lie {float(apart):.2f} σ apart in their means (RMS over channels and calls) and differ by "
-                    "a factor of "
-                    f"{math.exp(float(scales)):.2f} in their variances.",
-                    *(
-                        f"call {number}: mean {float(call.mean.mean()):.3g}, variance {float(call.pooled.mean()):.3g} "
-                        "(over channels)"
-                        for number, call in enumerate(calls[:4], start=1)
-                    ),
-                ),
-                "Give every branch a BatchNorm layer of its own; the convolutions or linear layers may stay shared.",
-                (one.layer.name,),
-                *_numbers(effect),
-            )
+        names = [repr(name) for name in one.layer.names[:3]]
+        held = f" It stands in the model as {' and '.join(names)}." if len(names) > 1 else ""
+        cost = "" if effect is None else f" {effect.clause} between evaluation and training mode."
+        summary = (
+            f"Layer {one.layer.name!r} runs {len(calls)} times in a forward pass, on inputs of different statistics: "
+            f"training normalises each by its own, evaluation all by one average of them.{held}{cost}"
         )
+        lines = [
+            f"Its calls lie {float(apart):.2f} σ apart in their means (RMS over channels and calls) and differ by a factor "
+            f"of {float(factor):.2f} in their variances."
+        ]
+        lines += [
+            f"call {number}: mean {float(call.mean.mean()):.3g}, variance {float(call.pooled.mean()):.3g} (over channels)"
+            for number, call in enumerate(calls[:4], start=1)
+        ]
+        remedy = "Give every branch a BatchNorm layer of its own; the convolutions or linear layers may stay shared."
+        found.append(finding("shared_layer", [one], effect, summary, lines, remedy))
     return found
 
 
@@ -67,19 +57,14 @@ def batches(case: Case) -> list[Finding]:
     """
     kinds = [one for one in case.found if uneven(one, len(case.found))]
     effect = case.worst("population_unbiased", "batch", both_ways=True, rate=LIKELY if kinds else CERTAIN)
-    if kinds and (found := _uneven_batches(case, kinds, effect)) is not None:
+    if kinds and (found := _uneven_batches(kinds, effect)) is not None:
         return [found]
     effect = case.worst("population_pooled", "batch", both_ways=True)
-    if effect is None:
-        return []
     few = [one for one in case.found if not math.isnan(one.sample_inverse) and one.sample_inverse >= 1 / SMALL]
-    if not few:
+    if effect is None or not few:
         return []
-    least = max(few, key=lambda one: one.sample_inverse)
     tiny = [one for one in few if one.inputs.m <= SMALL]
-    if tiny:
-        return [_tiny(tiny, effect)]
-    return [_alike_pixels(few, least, effect)]
+    return [_tiny(tiny, effect) if tiny else _alike_pixels(few, effect)]
 
 
 def overshoot(case: Case) -> list[Finding]:
@@ -94,127 +79,106 @@ def overshoot(case: Case) -> list[Finding]:
     if not steady:
         return []
     product = math.prod(1 - 1 / one.inputs.m for one in steady) ** 0.5
-    lines = []
-    for one in steady[:3]:
-        size = math.inf if one.inverse.value <= 0 else 1 / one.inverse.value
-        lines.append(f"{one.layer.name}: m = {one.inputs.m}, but m_eff = {_size(size)}: its batch means hardly vary.")
-    lines.append(
-        f"The unbiased variance is m/(m-1) times too large there; over {plural(len(steady), 'layer')} one behind the "
-        "other the "
-        f"outputs shrink by up to {product:.4f}."
-    )
-    return [
-        Finding(
-            "dependent_samples",
-            f"In {named(steady)} the batch means do not vary as those of independent samples do: the same data come again "
-            "in every batch, or a BatchNorm layer before has normalised them. The unbiased variance that is stored "
-            f"is then larger than the variance that training divides by, and {step.metric} changes by {step.text}.",
-            tuple(lines),
-            f"Store the variance by the law of total variance: {RECALIBRATE}; or use layers that store the biased one "
-            "(`consistent_biased`).",
-            tuple(one.layer.name for one in steady),
-            *_numbers(step),
-        )
+    lines = [
+        f"{one.layer.name}: m = {one.inputs.m}, but m_eff = {_worth(one)}: its batch means hardly vary."
+        for one in steady[:3]
     ]
+    lines.append(
+        f"The unbiased variance is m/(m-1) times too large there; over {plural(len(steady), 'layer')} one behind the other "
+        f"the outputs shrink by up to {product:.4f}."
+    )
+    summary = (
+        f"In {named(steady)} the batch means do not vary as those of independent samples do: the same data come again in "
+        "every batch, or a BatchNorm layer before has normalised them. The unbiased variance that is stored is then larger "
+        f"than the variance that training divides by, and {step.clause}."
+    )
+    remedy = (
+        f"Store the variance by the law of total variance: {RECALIBRATE}; or use layers that store the biased one "
+        "(`consistent_biased`)."
+    )
+    return [finding("dependent_samples", steady, step, summary, lines, remedy)]
 
 
-def _tiny(tiny: list[Evidence], effect: Effect) -> Finding:
+def _tiny(tiny: list[Evidence], effect: Difference) -> Finding:
     least = min(tiny, key=lambda one: one.inputs.m)
     m = least.inputs.m
     spread = f"{math.sqrt(2 / (m - 1)):.2f}" if m > 1 else "∞"
-    return Finding(
-        "tiny_batches",
+    summary = (
         f"Batches give {named(tiny)} only {m} values a channel to measure a variance on. In training mode each sample is "
         "normalised by statistics of which its own value is a large part, so the network in training mode is another one "
-        "than "
-        f"in evaluation, whatever statistics are stored: {effect.metric} changes by {effect.text}, and "
-        f"{'evaluation' if effect.harm > 0 else 'training'} mode is the worse one.",
-        (
-            f"{least.layer.name}: m = {m}, worth {1 / least.sample_inverse:.1f} independent values.",
-            f"Of {m} Gaussian values the variance has a relative standard error of {spread}; up to m = 5 its inverse has "
-            "no finite "
-            "variance.",
-        ),
+        f"than in evaluation, whatever statistics are stored: {effect.clause}, and "
+        f"{'evaluation' if effect.harm > 0 else 'training'} mode is the worse one."
+    )
+    lines = [
+        f"{least.layer.name}: m = {m}, worth {1 / least.sample_inverse:.1f} independent values.",
+        f"Of {m} Gaussian values the variance has a relative standard error of {spread}; up to m = 5 its inverse has no "
+        "finite variance.",
+    ]
+    remedy = (
         "Larger normalisation batches (SyncBatchNorm over devices; accumulating gradients does not help), GroupNorm, or "
-        "fine-tune "
-        "with the statistics frozen. Measuring the statistics again cannot close this gap.",
-        tuple(one.layer.name for one in tiny),
-        *_numbers(effect),
+        "fine-tune with the statistics frozen. Measuring the statistics again cannot close this gap."
     )
+    return finding("tiny_batches", tiny, effect, summary, lines, remedy)
 
 
-def _alike_pixels(few: list[Evidence], least: Evidence, effect: Effect) -> Finding:
-    m, size = least.inputs.m, 1 / least.sample_inverse
-    return Finding(
-        "dependent_samples",
+def _alike_pixels(few: list[Evidence], effect: Difference) -> Finding:
+    least = max(few, key=lambda one: one.sample_inverse)
+    m, size, inputs = least.inputs.m, 1 / least.sample_inverse, least.inputs
+    summary = (
         f"The values of a sample depend on each other: in {named(few)} a batch of {m:,} values a channel is worth only "
-        f"{size:.1f} independent ones, so its statistics are those of very few. {effect.metric} changes by {effect.text} "
-        "between "
-        "training and evaluation mode, whatever statistics are stored.",
-        (
-            f"{least.layer.name}: m = {m:,} ({least.inputs.samples} samples of {least.inputs.positions:,} values), m_eff "
-            f"= {size:.1f} from "
-            "the spread of the samples' own means.",
-            f"Measured over batches: 1/m_eff = {least.inverse.value:.4f} ± {least.inverse.error:.4f}; of independent "
-            "values it would be "
-            f"{1 / m:.4f}.",
-        ),
-        "More samples a batch (SyncBatchNorm over devices), not larger images; or GroupNorm.",
-        tuple(one.layer.name for one in few),
-        *_numbers(effect),
+        f"{size:.1f} independent ones, so its statistics are those of very few. {effect.clause} between training and "
+        "evaluation mode, whatever statistics are stored."
     )
+    lines = [
+        f"{least.layer.name}: m = {m:,} ({inputs.samples} samples of {inputs.positions:,} values), m_eff = {size:.1f} from "
+        "the spread of the samples' own means.",
+        f"Measured over batches: 1/m_eff = {least.inverse.value:.4f} ± {least.inverse.error:.4f}; of independent values it "
+        f"would be {1 / m:.4f}.",
+    ]
+    remedy = "More samples a batch (SyncBatchNorm over devices), not larger images; or GroupNorm."
+    return finding("dependent_samples", few, effect, summary, lines, remedy)
 
 
-def _uneven_batches(case: Case, uneven: list[Evidence], effect: Effect | None) -> Finding | None:
-    one = max(uneven, key=lambda each: each.composition.value)
-    whole = one.inputs.whole
-    means = one.inputs.means[whole].double()[:, one.alive]
+def _uneven_batches(kinds: list[Evidence], effect: Difference | None) -> Finding | None:
+    one = max(kinds, key=lambda each: each.composition.value)
+    ratio = one.composition
+    means = one.inputs.means[one.inputs.whole].double()[:, one.alive]
     scaled = (means - means.mean(0)) / one.inputs.population.pooled.double().cpu()[one.alive].sqrt()
     scores = torch.linalg.svd(scaled, full_matrices=False).U[:, 0]
     share, parted = _two_groups(scores)
-    ratio = one.composition
-    size = math.inf if one.inverse.value <= 0 else 1 / one.inverse.value
-    facts = (
+    facts = [
         f"{one.layer.name}: the means of batches vary {ratio.value:.1f} ± {ratio.error:.1f} times as much as those of "
-        "samples drawn "
-        "at random would.",
-        f"So a batch of {one.inputs.m:,} values is worth {_size(size)} independent ones.",
-    )
+        "samples drawn at random would.",
+        f"So a batch of {one.inputs.m:,} values is worth {_worth(one)} independent ones.",
+    ]
     if share > _luckiest_split(len(scores)):
-        first, second = int(parted.sum()), int((~parted).sum())
         turns = float((parted[1:] != parted[:-1]).double().mean())
-        centres = [scaled[part].mean(0) for part in (parted, ~parted)]
-        gap = float((centres[0] - centres[1]).square().mean().sqrt())
+        gap = float((scaled[parted].mean(0) - scaled[~parted].mean(0)).square().mean().sqrt())
         order = "in turn" if turns > 0.9 else "one after the other" if turns < 0.1 else "in irregular order"
-        return Finding(
-            "mixed_domains",
-            f"The batches are of two kinds, {first} and {second} of them, {order}: training normalises each kind by its own "
-            f"statistics, evaluation both by one average. {_cost(effect)}",
-            (
-                *facts,
-                f"The kinds lie {gap:.2f} σ apart (RMS over channels) and account for {100 * share:.0f} % of what sets "
-                "batches apart; "
-                f"the best split of one kind would account for 64 %.",
-            ),
-            "Mix the kinds within every batch, or give each its own statistics (one BatchNorm a domain), also at "
-            "evaluation.",
-            tuple(each.layer.name for each in uneven),
-            *_numbers(effect),
+        facts.append(
+            f"The kinds lie {gap:.2f} σ apart (RMS over channels) and account for {100 * share:.0f} % of what sets batches "
+            "apart; the best split of one kind would account for 64 %."
         )
+        summary = (
+            f"The batches are of two kinds, {int(parted.sum())} and {int((~parted).sum())} of them, {order}: training "
+            "normalises each kind by its own statistics, evaluation both by one average. "
+            f"{'Here it costs nothing' if effect is None else effect.clause}."
+        )
+        remedy = (
+            "Mix the kinds within every batch, or give each its own statistics (one BatchNorm a domain), also at evaluation."
+        )
+        return finding("mixed_domains", kinds, effect, summary, facts, remedy)
     if effect is None:
         return None
-    return Finding(
-        "dependent_samples",
+    summary = (
         f"The samples of a batch are more alike than samples drawn at random: batches differ {ratio.value:.1f} times as "
-        "much as "
-        f"they should, and {effect.metric} changes by {effect.text} between training and evaluation mode.",
-        facts,
-        "Shuffle: sorted classes, frames of one video or crops of one image in a batch look like this. Where it cannot be "
-        "helped, "
-        "use GroupNorm.",
-        tuple(each.layer.name for each in uneven),
-        *_numbers(effect),
+        f"much as they should, and {effect.clause} between training and evaluation mode."
     )
+    remedy = (
+        "Shuffle: sorted classes, frames of one video or crops of one image in a batch look like this. Where it cannot be "
+        "helped, use GroupNorm."
+    )
+    return finding("dependent_samples", kinds, effect, summary, facts, remedy)
 
 
 def uneven(one: Evidence, layers: int) -> bool:
@@ -240,15 +204,12 @@ def _calls_differ(one: Evidence) -> bool:
 
 def _two_groups(scores: Tensor) -> tuple[float, Tensor]:
     """The best split of numbers in two: the share of their variance between the groups, and who is in the upper one."""
-    order = scores.sort().values
-    whole = float((scores - scores.mean()).square().sum())
-    best, cut = 0.0, float(order[0])
-    for index in range(1, len(order)):
-        low, high = order[:index], order[index:]
-        between = index * float(low.mean() - scores.mean()) ** 2 + len(high) * float(high.mean() - scores.mean()) ** 2
-        if between > best:
-            best, cut = between, float(order[index])
-    return (best / whole if whole > 0 else 0.0), scores >= cut
+    order = scores.sort().values - scores.mean()
+    low = torch.arange(1, len(order), dtype=order.dtype)
+    sums = order.cumsum(0)[:-1]  # of the lower group; the upper one has its opposite
+    between = sums.square() * (1 / low + 1 / (len(order) - low))
+    whole, best = float(order.square().sum()), int(between.argmax())
+    return (float(between[best]) / whole if whole > 0 else 0.0), scores >= scores.sort().values[best + 1]
 
 
 def _luckiest_split(count: int) -> float:
@@ -259,13 +220,7 @@ def _luckiest_split(count: int) -> float:
     return min(0.999, float(tensor.mean() + stats.norm.isf(CERTAIN) * tensor.std()))
 
 
-def _size(value: float) -> str:
-    return "more than a million" if value > 1e6 else f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
-
-
-def _cost(effect: Effect | None) -> str:
-    return "Here it costs nothing." if effect is None else f"{effect.metric} changes by {effect.text}."
-
-
-def _numbers(effect: Effect | None) -> tuple[float | None, float | None, str | None]:
-    return (None, None, None) if effect is None else (effect.measured.value, effect.measured.error, effect.metric)
+def _worth(one: Evidence) -> str:
+    """m_eff of a layer, for reading."""
+    size = math.inf if one.inverse.value <= 0 else 1 / one.inverse.value
+    return "more than a million" if size > 1e6 else f"{size:.3g}" if size < 1000 else f"{size:,.0f}"

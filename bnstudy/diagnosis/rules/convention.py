@@ -5,8 +5,13 @@ from __future__ import annotations
 from bnstudy.analysis.figures.units import listed
 from bnstudy.diagnosis.conventions import Hypothesis
 from bnstudy.diagnosis.result import Finding
-from bnstudy.diagnosis.rules.case import Case
-from bnstudy.diagnosis.rules.structural import RECALIBRATE
+from bnstudy.diagnosis.rules.case import RECALIBRATE, Case, finding
+
+_USERS = {
+    "paper": " (as in PyTorch)",
+    "consistent_biased": " (as Flax, Keras and ONNX do)",
+    "consistent_unbiased": " (as in Karpathy's lecture)",
+}
 
 
 def wrong_convention(case: Case, hypothesis: Hypothesis | None) -> list[Finding]:
@@ -18,43 +23,31 @@ def wrong_convention(case: Case, hypothesis: Hypothesis | None) -> list[Finding]
     """
     if hypothesis is None:
         return []
-    effect = case.worst("own", "population_pooled", both_ways=True) or case.effect(
-        case.metrics[-1], "own", "population_pooled"
+    name, own, rivals = hypothesis.name, case.found[0].layer.convention.name, list(hypothesis.rivals)
+    effect = case.worst("own", "population_pooled", both_ways=True)
+    effect = effect or case.effect(case.metrics[-1], "own", "population_pooled")
+    summary = (
+        f"The running statistics are those of a model trained under `{name}`{_USERS.get(name, '')}, and its layers here "
+        f"are `{own}`: every variance is off by the same ratio, a channel like the next."
     )
-    rows = sorted(hypothesis.ratios, key=lambda row: row[1])[:5]
     lines = [
-        f"{name}: stored over expected {ratio:.4f} ± {error:.4f}; `{hypothesis.name}` at m = {m} gives {predicted:.4f}."
-        for name, m, ratio, error, predicted in rows
+        f"The pattern of `{name}` fits with amplitude {hypothesis.amplitude:.2f} ± {hypothesis.error:.2f} (1: exactly this "
+        f"convention, 0: `{own}`)."
     ]
-    own = case.found[0].layer.convention.name
-    return [
-        Finding(
-            "wrong_convention",
-            f"The running statistics are those of a model trained under `{hypothesis.name}`{_who(hypothesis.name)}, and "
-            "its layers "
-            f"here are `{own}`: every variance is off by the same ratio, a channel like the next.",
-            (
-                f"The pattern of `{hypothesis.name}` fits with amplitude {hypothesis.amplitude:.2f} ± "
-                f"{hypothesis.error:.2f} "
-                f"(1: exactly this convention, 0: `{own}`).",
-                *lines,
-                *([f"`{listed(list(hypothesis.rivals))}` would fit as well."] if hypothesis.rivals else []),
-                *(
-                    ["Statistics measured by a pass over few batches (recalibrated) would look like `consistent_unbiased`."]
-                    if "consistent_unbiased" in (hypothesis.name, *hypothesis.rivals)
-                    else []
-                ),
-                f"In {effect.metric} it makes {effect.text} of difference to statistics measured on these batches.",
-            ),
-            "If the checkpoint comes from another framework, translate its running variances: `bnstudy diagnose … "
-            "--translate OUT` "
-            "or `bnstudy translate`. Or measure them again: `--recalibrate OUT`.",
-            tuple(one.layer.name for one in case.found),
-            effect.measured.value,
-            effect.measured.error,
-            effect.metric,
-        )
+    lines += [
+        f"{layer}: stored over expected {ratio:.4f} ± {error:.4f}; `{name}` at m = {m} gives {predicted:.4f}."
+        for layer, m, ratio, error, predicted in sorted(hypothesis.ratios, key=lambda row: row[1])[:5]
     ]
+    if rivals:
+        lines.append(f"`{listed(rivals)}` would fit as well.")
+    if "consistent_unbiased" in (name, *rivals):
+        lines.append("Statistics measured by a pass over few batches (recalibrated) would look like `consistent_unbiased`.")
+    lines.append(f"In {effect.metric} it makes {effect.text} of difference to statistics measured on these batches.")
+    remedy = (
+        "If the checkpoint comes from another framework, translate its running variances: `bnstudy diagnose … --translate "
+        "OUT` or `bnstudy translate`. Or measure them again: `--recalibrate OUT`."
+    )
+    return [finding("wrong_convention", case.found, effect, summary, lines, remedy)]
 
 
 def bessel_cost(case: Case) -> list[Finding]:
@@ -64,27 +57,14 @@ def bessel_cost(case: Case) -> list[Finding]:
         return []
     own = [one for one in case.found if one.layer.convention.name != "paper" and not one.layer.fixed]
     least = min(own, key=lambda one: one.inputs.m)
-    m, name = least.inputs.m, least.layer.convention.name
-    return [
-        Finding(
-            "wrong_convention",
-            f"The layers' own convention, `{name}`, stores a variance that does not match the one training divides by: "
-            f"{effect.metric} changes by {effect.text} for the constant m/(m-1) alone.",
-            (f"{least.layer.name}: m = {m}, so the ratio is {m / max(1, m - 1):.4f}.",),
-            "Store the unbiased variance for inference, k·s² of DESIGN.md; at this batch size the choice matters. "
-            f"{RECALIBRATE}.",
-            tuple(one.layer.name for one in own),
-            effect.measured.value,
-            effect.measured.error,
-            effect.metric,
-        )
-    ]
-
-
-def _who(name: str) -> str:
-    used = {
-        "consistent_biased": ["Flax", "Keras", "ONNX"],
-        "consistent_unbiased": ["Karpathy's lecture"],
-        "paper": ["PyTorch"],
-    }.get(name, [])
-    return f" (as {listed(used)} do)" if len(used) > 1 else f" (as in {used[0]})" if used else ""
+    m = least.inputs.m
+    summary = (
+        f"The layers' own convention, `{least.layer.convention.name}`, stores a variance that does not match the one "
+        f"training divides by: {effect.clause} for the constant m/(m-1) alone."
+    )
+    lines = [f"{least.layer.name}: m = {m}, so the ratio is {m / max(1, m - 1):.4f}."]
+    remedy = (
+        "Store the unbiased variance for inference, times m/(m-1) where the unbiased one normalises; at this batch size "
+        f"the choice matters. {RECALIBRATE}."
+    )
+    return [finding("wrong_convention", own, effect, summary, lines, remedy)]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from bnstudy.analysis.figures.units import listed
 from bnstudy.diagnosis.result import Finding
-from bnstudy.diagnosis.rules.case import CERTAIN, LIKELY, Case
-from bnstudy.diagnosis.rules.stored import beyond_luck, distance_text, missing
-from bnstudy.diagnosis.rules.structural import named
+from bnstudy.diagnosis.rules.case import CERTAIN, LIKELY, Case, finding, named
+from bnstudy.diagnosis.rules.stored import distance_text, missing
 
 
 def by_themselves(case: Case) -> list[Finding]:
@@ -15,19 +14,12 @@ def by_themselves(case: Case) -> list[Finding]:
     effect = case.worst("batch", "train", both_ways=True, rate=LIKELY if case.seen.training else CERTAIN)
     if effect is None or (case.kept_in_evaluation and not _drops(case)):  # a train() of its own: that is BatchNorm's
         return []
-    return [
-        Finding(
-            "other_layers",
-            f"Not BatchNorm: {_who(case)} make training mode differ from evaluation mode by {effect.text} in "
-            f"{effect.metric}.",
-            (f"Held in evaluation mode while BatchNorm stays on batch statistics, {effect.metric} changes by that much.",),
-            "Nothing to repair: this is what they are for. Compare modes with these layers off before blaming BatchNorm.",
-            (),
-            effect.measured.value,
-            effect.measured.error,
-            effect.metric,
-        )
-    ]
+    summary = (
+        f"Not BatchNorm: {_who(case)} make training mode differ from evaluation mode by {effect.text} in {effect.metric}."
+    )
+    lines = [f"Held in evaluation mode while BatchNorm stays on batch statistics, {effect.metric} changes by that much."]
+    remedy = "Nothing to repair: this is what they are for. Compare modes with these layers off before blaming BatchNorm."
+    return [finding("other_layers", [], effect, summary, lines, remedy)]
 
 
 def variance_shift(case: Case) -> list[Finding]:
@@ -35,45 +27,31 @@ def variance_shift(case: Case) -> list[Finding]:
 
     Source: Li et al. 2019, "Understanding the disharmony between dropout and batch normalization by variance shift".
     """
-    if not case.seen.training:
-        return []
-    effect = case.worst(case.stored_unbiased, "population_unbiased", rate=LIKELY)
-    if effect is None:
-        return []
+    effect = case.worst(case.stored_unbiased, "population_unbiased", rate=LIKELY) if case.seen.training else None
     off = missing(case)
     shifted = [
-        one
+        (one, one.comparison, one.still)
         for one in case.found
-        if one.still is not None
-        and one.stored is not None
-        and one not in off
-        and len(one.still.lucky) > 0
-        and beyond_luck(one.still) < CERTAIN / len(case.found)
+        if one.stored is not None and one.still is not None and one not in off and len(one.still.lucky) > 0
     ]
-    if not shifted:
+    shifted = [part for part in shifted if part[2].beyond_luck() < CERTAIN / len(case.found)]
+    if effect is None or not shifted:
         return []
+    layers = [one for one, *_ in shifted]
     lines = [
-        f"{one.layer.name}: stored statistics lie {distance_text(one.stored.distance)} from those of training mode (luck "
-        "alone: "
-        f"{distance_text(one.stored.expected)}), but {distance_text(one.still.distance)} from those with {_who(case)} off."
-        for one in shifted[:4]
-        if one.stored is not None and one.still is not None
+        f"{one.layer.name}: stored statistics lie {distance_text(stored.distance)} from those of training mode (luck "
+        f"alone: {distance_text(stored.expected)}), but {distance_text(still.distance)} from those with {_who(case)} off."
+        for one, stored, still in shifted[:4]
     ]
-    return [
-        Finding(
-            "other_layers",
-            f"{named(shifted, start=True)} {'stores' if len(shifted) == 1 else 'store'} the statistics of a network with "
-            f"{_who(case)} at work. Evaluation mode turns "
-            f"those off, and the variances behind them change: {effect.metric} changes by {effect.text} for it.",
-            tuple(lines),
-            "Put dropout behind the last BatchNorm layer, or measure the statistics again with it off: "
-            "`bnstudy diagnose … --recalibrate OUT`.",
-            tuple(one.layer.name for one in shifted),
-            effect.measured.value,
-            effect.measured.error,
-            effect.metric,
-        )
-    ]
+    summary = (
+        f"{named(layers, 'stores', 'store')} the statistics of a network with {_who(case)} at work. Evaluation mode turns "
+        f"those off, and the variances behind them change: {effect.clause} for it."
+    )
+    remedy = (
+        "Put dropout behind the last BatchNorm layer, or measure the statistics again with it off: `bnstudy diagnose … "
+        "--recalibrate OUT`."
+    )
+    return [finding("other_layers", layers, effect, summary, lines, remedy)]
 
 
 def _who(case: Case) -> str:

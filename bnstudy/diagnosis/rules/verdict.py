@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from bnstudy.analysis.figures.units import amount, listed, metric_of, plural
-from bnstudy.diagnosis.conventions import best_hypothesis, recalibrated
-from bnstudy.diagnosis.result import TERMS, Finding
+from bnstudy.analysis.figures.units import listed, plural
+from bnstudy.diagnosis.conventions import best_hypothesis, measured_in_one_pass
+from bnstudy.diagnosis.result import PATH, TERMS, Finding
 from bnstudy.diagnosis.rules import composition, convention, other_layers, stored, structural
-from bnstudy.diagnosis.rules.case import FEWEST, LIKELY, Case
+from bnstudy.diagnosis.rules.case import FEWEST, LIKELY, RECALIBRATE, Case, finding
 from bnstudy.diagnosis.rules.differing import data_differ
 
 
@@ -19,45 +19,38 @@ def findings(case: Case) -> tuple[Finding, ...]:
     that differ, which are mistakes whatever they cost; then what explains most of the gap; then what costs nothing that
     these data can show.
     """
-    broken = structural.invalid_statistics(case)
-    untouched = structural.untouched_statistics(case)
-    measured = recalibrated(case.found)
+    broken = [*structural.invalid_statistics(case), *structural.untouched_statistics(case)]
     hypothesis = best_hypothesis(case.found, case.seen)
     ported = convention.wrong_convention(case, hypothesis)
     certain = [*ported, *data_differ(case)]
-    taken = {name for finding in (*broken, *untouched, *ported) for name in finding.layers}
-    frozen = structural.frozen_by_design(case)
-    shared = composition.shared_layer(case)
-    design = {name for finding in (*frozen, *shared) for name in finding.layers}
-    costly = [finding for finding in (*shared, *frozen) if finding.effect is not None]
-    weighed = [
-        *costly,
-        *([] if hypothesis else convention.bessel_cost(case)),
-        *([] if measured else stored.off_the_mark(case, taken | design)),
-    ]
+    taken = {name for cause in (*broken, *ported) for name in cause.layers}
+    frozen, shared = structural.frozen_by_design(case), composition.shared_layer(case)
+    design = {name for cause in (*frozen, *shared) for name in cause.layers}
+    weighed = [cause for cause in (*shared, *frozen) if cause.effect is not None]
+    alike = [] if any(cause.kind == "shared_layer" for cause in weighed) else composition.batches(case)
+    weighed += [] if hypothesis else convention.bessel_cost(case)
+    weighed += [] if measured_in_one_pass(case.found) else stored.off_the_mark(case, taken | design)
     weighed += other_layers.variance_shift(case)
-    alike = [] if any(finding.kind == "shared_layer" for finding in costly) else composition.batches(case)
-    weighed += [finding for finding in alike if finding.effect is not None]
-    if not (certain or broken or untouched or shared):
+    weighed += [cause for cause in alike if cause.effect is not None]
+    if not (certain or broken or shared):
         weighed += composition.overshoot(case)
-    weighed.sort(key=lambda finding: -_weight(case, finding))
-    free = [finding for finding in (*shared, *frozen, *alike) if finding.effect is None]
+    weighed.sort(key=lambda cause: -_weight(case, cause))
+    free = [cause for cause in (*shared, *frozen, *alike) if cause.effect is None]
     free += [*structural.no_statistics(case), *structural.dead_channels(case), *structural.zero_gain(case)]
-    found = [*broken, *untouched, *certain, *weighed, *free]
-    if all(finding.effect is None for finding in found) and any(one.layer.stored is not None for one in case.found):
-        found = sorted([*_unexplained(case), *found], key=lambda finding: finding.kind == "not_separable")
-    if not any(finding.kind == "other_layers" for finding in found):
+    found = [*broken, *certain, *weighed, *free]
+    if all(cause.effect is None for cause in found) and any(one.layer.stored is not None for one in case.found):
+        found = sorted([*_unexplained(case), *found], key=lambda cause: cause.kind == "not_separable")
+    if not any(cause.kind == "other_layers" for cause in found):
         found += other_layers.by_themselves(case)
     return tuple(found or [_healthy(case)])
 
 
-def _weight(case: Case, finding: Finding) -> float:
+def _weight(case: Case, cause: Finding) -> float:
     """The size of a finding's effect in units of its metric's own error."""
-    if finding.effect is None or finding.metric is None:
+    if cause.effect is None:
         return 0.0
-    if math.isnan(finding.effect):
-        return math.inf
-    return abs(finding.effect) / case.effect(finding.metric, "own", "batch").own_error
+    value = abs(cause.effect.value)
+    return math.inf if math.isnan(value) else value / case.effect(cause.effect.metric, "own", "batch").own_error
 
 
 def _unexplained(case: Case) -> list[Finding]:
@@ -66,89 +59,53 @@ def _unexplained(case: Case) -> list[Finding]:
     known = [metric for metric in case.metrics if case.directions[metric] is not None]
     gap = case.worst("own", "batch")
     if gap is not None and gap.metric in known:
-        return [
-            Finding(
-                "unexplained",
-                f"Evaluation mode is worse than training mode: {gap.metric} changes by {gap.text}, and no rule says why.",
-                (_terms(case, gap.metric),),
-                f"If the term `lag` is large, {RECALIBRATE_LOWER}; if `noise` is, larger batches or GroupNorm.",
-                (),
-                gap.measured.value,
-                gap.measured.error,
-                gap.metric,
-            )
-        ]
+        summary = f"Evaluation mode is worse than training mode: {gap.clause}, and no rule says why."
+        again = RECALIBRATE[0].lower() + RECALIBRATE[1:]
+        remedy = f"If the term `lag` is large, {again}; if `noise` is, larger batches or GroupNorm."
+        return [finding("unexplained", [], gap, summary, [_terms(case, gap.metric)], remedy)]
     if batches < FEWEST:
-        return [
-            Finding(
-                "not_separable",
-                f"{plural(batches, 'batch')} {'does' if batches == 1 else 'do'} not say how far luck goes.",
-                (f"Standard errors over fewer than {FEWEST} batches are too rough for a verdict.",),
-                f"Give {FEWEST - batches} more batches, better {max(20 - batches, 1)}.",
-            )
-        ]
-    doubtful = [
-        case.effect(metric, first, second)
-        for metric in known
-        for first, second in (("own", "population_pooled"), ("own", "batch"))
-    ]
-    better = {metric for metric in known if (gap := case.effect(metric, "own", "batch")).harm < 0 and gap.p < LIKELY}
-    doubtful = [
-        one for one in doubtful if one.harm > 0 and one.material and not one.significant and one.metric not in better
-    ]
+        summary = f"{plural(batches, 'batch')} {'does' if batches == 1 else 'do'} not say how far luck goes."
+        lines = [f"Standard errors over fewer than {FEWEST} batches are too rough for a verdict."]
+        remedy = f"Give {FEWEST - batches} more batches, better {max(20 - batches, 1)}."
+        return [finding("not_separable", [], None, summary, lines, remedy)]
+    doubtful = []
+    for metric in known:
+        whole = case.effect(metric, "own", "batch")
+        if whole.harm < 0 and whole.p < LIKELY:
+            continue  # evaluation is the better mode
+        effects = (case.effect(metric, "own", "population_pooled"), whole)
+        doubtful += [effect for effect in effects if effect.harm > 0 and effect.material and not effect.certain]
     if not doubtful:
         return []
-    one = max(doubtful, key=lambda each: each.weight)
-    wanted = math.ceil(batches * (4 * one.measured.error / abs(one.measured.value)) ** 2)
-    return [
-        Finding(
-            "not_separable",
-            f"Evaluation mode may be worse: {one.metric} changes by {one.text}, more than twice its own error, but too "
-            "little to "
-            "tell from luck.",
-            (f"{batches} batches, {case.seen.samples:,} samples.",),
-            f"Give {max(1, wanted - batches):,} more batches.",
-            (),
-            one.measured.value,
-            one.measured.error,
-            one.metric,
-        )
-    ]
-
-
-RECALIBRATE_LOWER = structural.RECALIBRATE[0].lower() + structural.RECALIBRATE[1:]
+    worst = max(doubtful, key=lambda effect: effect.weight)
+    wanted = math.ceil(batches * (4 * worst.error / abs(worst.value)) ** 2)
+    summary = (
+        f"Evaluation mode may be worse: {worst.clause}, more than twice its own error, but too little to tell from luck."
+    )
+    lines = [f"{batches} batches, {case.seen.samples:,} samples."]
+    remedy = f"Give {max(1, wanted - batches):,} more batches."
+    return [finding("not_separable", [], worst, summary, lines, remedy)]
 
 
 def _terms(case: Case, metric: str) -> str:
-    path = ["own", case.stored_unbiased, "population_unbiased", "population_pooled", "batch"]
-    said = [
-        f"{name} {case.effect(metric, first, second).text}"
-        for name, first, second in zip(TERMS, path[:-1], path[1:], strict=True)
-        if first != second
-    ]
-    return f"The gap in {metric} is made of {listed(said)}."
+    parts = []
+    for name in TERMS:
+        sides = [case.stored_unbiased if side == "ema_unbiased" else side for side in PATH[name][:2]]
+        if sides[0] != sides[1]:
+            parts.append(f"{name} {case.effect(metric, *sides).text}")
+    return f"The gap in {metric} is made of {listed(parts)}."
 
 
 def _healthy(case: Case) -> Finding:
-    lines = []
-    for metric in case.metrics:
-        gap = case.effect(metric, "own", "batch")
-        own, batch = (case.levels.contrast(metric, **{side: 1.0}).value for side in ("own", "batch"))
-        shown = metric_of(metric)
-        lines.append(
-            f"{metric}: {amount(own, shown, unit=False)} in evaluation mode, {amount(batch, shown, unit=False)} on batch "
-            f"statistics; difference {gap.text}."
-        )
-    better = any(
-        one.significant and one.material for one in (case.effect(metric, "own", "batch") for metric in case.metrics)
-    )
-    if better:
+    lines, gaps = [], [case.effect(metric, "own", "batch") for metric in case.metrics]
+    for gap in gaps:
+        own, batch = (case.levels.contrast(gap.metric, **{side: 1.0}) for side in ("own", "batch"))
+        sides = [side.level(gap.metric, error=False) for side in (own, batch)]
+        lines.append(f"{gap.metric}: {sides[0]} in evaluation mode, {sides[1]} on batch statistics; difference {gap.text}.")
+    if any(gap.certain and gap.material for gap in gaps):
         lines.append("Evaluation mode is the better one: statistics of all data are less noisy than those of a batch.")
-    return Finding(
-        "healthy",
-        "What the BatchNorm layers store is what these batches say, within luck or without consequence; evaluation mode "
-        "is not "
-        "worse for it.",
-        tuple(lines),
-        "Nothing to do.",
+    summary = (
+        "What the BatchNorm layers store is what these batches say, within luck or without consequence; evaluation mode is "
+        "not worse for it."
     )
+    return finding("healthy", [], None, summary, lines, "Nothing to do.")
