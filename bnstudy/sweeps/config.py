@@ -18,11 +18,11 @@ class EngineConfig:
         workers: jobs at a time; None for one a core (local), or as many as the cluster takes.
         threads: threads of each worker, and cores asked for a job.
         gpus_per_job: GPUs asked for a job of a cluster; None for one where `device` is "cuda". Ray shares one by fractions.
-        partition: of Slurm; None for the cluster's default.
-        time: minutes that Slurm lets a job run.
+        partition: Slurm's partition; None for the cluster's default.
+        time: minutes that Slurm lets a job run; what is cut off goes on from its last checkpoint, once.
         memory: GB (2³⁰ bytes) asked for a job of Slurm; None for the cluster's default.
-        options: further options of sbatch, by their long names.
-        setup: lines of shell that Slurm runs before a job.
+        options: further options of sbatch by their long names, such as {account: lab, qos: high}.
+        setup: lines of shell that Slurm runs before a job, such as loading modules.
         address: HOST:PORT of a Ray cluster, or "auto"; None for $RAY_ADDRESS, else a Ray of our own on this machine.
     """
 
@@ -46,8 +46,8 @@ class StudyConfig:
         question: what is to be found out.
         hypothesis: what is expected, and why.
         metric: the primary metric; None for accuracy, or R² where there is no accuracy.
-        split: the split it is measured on.
-        statistic: "own" (each convention's stored statistic), "batch", or "gap" (own − batch).
+        split: the split on which it is measured, "test" or "train".
+        statistic: what is compared: "own" (under each convention's stored statistic), "batch", or "gap" (own − batch).
         margin: the largest difference in the metric's own units that counts as none; None for no equivalence tests.
         alpha: error rate of every family of tests.
         contrasts: arms to compare with `paper`, or pairs [arm, reference].
@@ -71,14 +71,14 @@ class Config(TrainingConfig):
     """One cell of a study: one training under one convention, for some seeds.
 
     Args:
-        name: names results/NAME.
+        name: the study's name; tables and report go to results/NAME.
         scale: "standard", or "full" for the larger version of an experiment, whose YAML gives both.
         study: what is asked; see `StudyConfig`.
-        seeds: a number R for 0…R-1, or a list.
+        seeds: a number R for the seeds 0…R-1, or a list of seeds.
         engine: where jobs run; see `EngineConfig`.
         tracking: Weights & Biases: "offline" (runs in files under `output_dir`), "online" or "disabled".
-        output_dir: raw runs.
-        results_dir: tables and reports.
+        output_dir: folder of the raw runs, which all studies share.
+        results_dir: folder of the results, one folder a study.
         retry_failed: train again what failed before.
         report: draw figures and write the report after the tables; `bnstudy report NAME` does it later.
     """

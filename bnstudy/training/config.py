@@ -28,9 +28,9 @@ class DatasetConfig:
         download: let torchvision fetch missing files.
         train_size: training samples to use; None for all of the split.
         test_size: test samples to use; None for all of the split.
-        split_seed: seed of the fixed split and of the synthetic sets; it is not the seed of a run.
+        split_seed: seed of the fixed split and of the drawn sets; it is not the seed of a run.
         augment: "none" or "crop_flip" (pad by an eighth of the side, at most 4; random crop, flip), training batches only.
-        samples: size of a synthetic set before it is split.
+        samples: size of a drawn set (`gaussian`, `friedman1`) before it is split.
         dimension: number of features of `gaussian`.
         noise: standard deviation of the noise on the target of `friedman1` and on the logits of `gaussian`.
         factory: `pkg.module:function` that returns data of your own; see `bnstudy.training.data.imported`.
@@ -65,7 +65,7 @@ class ModelConfig:
     """Which network.
 
     Args:
-        name: label in tables: mlp, resnet8, resnet18, …
+        name: what tables call the network: mlp, resnet8, resnet18, …
         architecture: "mlp", "resnet" (CIFAR-style, 6n+2 layers), "torchvision" (then `name` is torchvision's), or "import"
             for a network of your own.
         depth: hidden layers of an MLP; layers of a CIFAR-style ResNet (6n+2).
@@ -99,7 +99,8 @@ class VarianceConfig:
         name: the convention's name in tables.
         normalize: "biased" or "unbiased", the variance that normalises a training batch.
         accumulate: "biased" or "unbiased", the variance stored for inference.
-        rescaled: the identity control; see `bnstudy.training.networks.rescaling`. Needs both variances biased.
+        rescaled: whether this is the identity control, for which both variances are biased; see
+            `bnstudy.training.networks.rescaling`.
     """
 
     name: str = field(default="paper", metadata=SELECTION)
@@ -132,12 +133,12 @@ class OptimizerConfig:
         name: "sgd" or "adamw" (torch.optim, fused).
         lr: learning rate at `reference_batch_size`.
         scaling: lr is multiplied by (batch_size / reference_batch_size) to the power 1 ("linear"), ½ ("sqrt") or 0 ("none").
-        reference_batch_size: see `scaling`.
-        momentum: of SGD.
-        nesterov: of SGD.
-        betas: of AdamW.
-        eps: of AdamW.
-        weight_decay: decoupled for AdamW, an L2 term for SGD.
+        reference_batch_size: the batch size at which the learning rate is `lr`; see `scaling`.
+        momentum: momentum of SGD; 0 ≤ momentum < 1.
+        nesterov: whether SGD's momentum is Nesterov's.
+        betas: β₁ and β₂ of AdamW; 0 ≤ β < 1.
+        eps: ε of AdamW.
+        weight_decay: weight decay, decoupled in AdamW, an L2 term in SGD.
         decay_norm: whether weight decay acts on γ, β and biases too.
     """
 
@@ -172,7 +173,7 @@ class TrainingConfig:
 
     Args:
         dataset, model, variance, port, optimizer, schedule: the groups above.
-        batch_size: samples a step.
+        batch_size: samples in a step.
         norm_batch_size: samples that share normalisation statistics; None for the whole batch.
         momentum: α of the running averages; None for the cumulative average.
         eps: ε of the BatchNorm layers.

@@ -63,10 +63,18 @@ def test_what_the_user_gives_overrules_the_scale(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("name", NAMES)
 def test_a_preset_says_at_its_head_what_it_asks_and_how_it_is_run(name: str) -> None:
     text = (FOLDER / f"{name}.yaml").read_text()
-    head = text.partition("\nname:")[0]
+    head = text.partition("\nstudy:")[0]
     content: dict[str, Any] = yaml.safe_load(text)
+    assert next(iter(content)) == "study"
     assert f"bnstudy run +experiments={name}" in head
-    for word in ("Hypothesis: ", "Primary metric: ", "Margin: ", "Family: ", " core"):
+    for word in ("Primary metric: ", "Margin: ", "Family: ", " core"):
         assert word in head, word
     assert f"Margin: {content['study']['margin']}." in head
     assert content["study"]["question"].endswith("?")
+    assert content["study"]["hypothesis"].endswith(".")
+    assert "ypothesis" not in head  # one text of it, the one that is recorded
+
+
+def test_a_preset_without_a_data_set_of_its_own_takes_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = cells_of(["+experiments=quick", "dataset=gaussian"], monkeypatch)
+    assert {cell.dataset.name for cell in cells} == {"gaussian"}
