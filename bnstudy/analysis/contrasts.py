@@ -54,7 +54,7 @@ def contrast_table(
     Raises:
         UserError: a column is missing, `cell` does not tell two rows apart, or the family names what the frame lacks.
 
-    Source: bnstudy DESIGN §4, issue 4.
+    Source: docs/method.md, "Contrasts and verdicts".
     """
     declared = None if family is None else Family.parse(family)
     cell = list(cell)
@@ -175,7 +175,7 @@ def _check(frame: pd.DataFrame, cell: list[str], family: Family | None) -> None:
 def contrasts_schema(cell: Sequence[str]) -> DataFrameSchema:
     """The pandera schema of the `contrasts` table whose cells are made by the columns `cell`; strict, a row per comparison.
 
-    Source: bnstudy DESIGN §4.
+    Source: docs/method.md, "Contrasts and verdicts".
     """
     keys = [*cell, "arm", "reference", *KEYS]
     return DataFrameSchema(

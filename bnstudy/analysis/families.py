@@ -34,7 +34,7 @@ class Family:
     Raises:
         UserError: a value that cannot be used.
 
-    Source: bnstudy issue 4.
+    Source: docs/method.md, "Contrasts and verdicts".
     """
 
     metric: str

@@ -40,7 +40,7 @@ def gap_table(metrics: pd.DataFrame, conventions: Mapping[str, Sequence[str]]) -
     Returns:
         The `gaps` table: a row per (job, seed, convention, split, metric); none for a job without BatchNorm.
 
-    Source: DESIGN.md, section 2, "Gap"; bnstudy issue 4.
+    Source: docs/method.md, "The gap and its terms".
     """
     final = last_epoch(metrics)
     cell = [column for column in final if column not in (*_KEYS, "epoch", "statistic", "n", "metric", "value")]
@@ -73,7 +73,7 @@ def gap_table(metrics: pd.DataFrame, conventions: Mapping[str, Sequence[str]]) -
 def generalisation_table(metrics: pd.DataFrame, conventions: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """Train split − test split under each convention's own statistic (a baseline's only one), a row per seed and metric.
 
-    Source: DESIGN.md, section 2, "Gap".
+    Source: docs/method.md, "The gap and its terms".
     """
     final = last_epoch(metrics)
     cell = [column for column in final if column not in (*_KEYS, "epoch", "statistic", "n", "metric", "value")]

@@ -31,7 +31,7 @@ def minimum_detectable_effect(
     Returns:
         difference, shape (tasks,), in the metric's units.
 
-    Source: noncentral t, by statsmodels' TTestPower; bnstudy issue 4.
+    Source: noncentral t, by statsmodels' TTestPower; docs/method.md, "Contrasts and verdicts".
     """
     deviations, levels = np.broadcast_arrays(np.asarray(deviation, dtype=np.float64), np.asarray(alpha))
     effects = [_detectable(n, float(level) / 2, power) for level in levels.flat]
@@ -56,7 +56,7 @@ def seeds_needed(
     Returns:
         seeds, shape (tasks,), whole numbers of at least 3; inf where a million would not do, NaN where the margin is NaN.
 
-    Source: noncentral t, by statsmodels' TTestPower; bnstudy issue 4.
+    Source: noncentral t, by statsmodels' TTestPower; docs/method.md, "Contrasts and verdicts".
     """
     deviations, margins, levels = np.broadcast_arrays(
         np.asarray(deviation, dtype=np.float64), np.asarray(margin, dtype=np.float64), np.asarray(alpha)

@@ -67,7 +67,7 @@ def load(name: str, results_dir: Path | str = "results", output_dir: Path | str 
     Raises:
         UserError: neither is there, or a file is damaged.
 
-    Source: bnstudy issue 2, part 9.
+    Source: docs/architecture.md, "The store".
     """
     folder = Path(results_dir) / check_name("name", name)
     if not (folder / "provenance.json").is_file():
@@ -92,7 +92,7 @@ def reported(name: str, results_dir: Path | str, output_dir: Path | str) -> tupl
     Raises:
         UserError: neither is there, none of its jobs is done, or a file is damaged.
 
-    Source: DESIGN.md, section 4.
+    Source: docs/architecture.md, "The store".
     """
     store = Store(output_dir)
     if store.study(name) is not None:

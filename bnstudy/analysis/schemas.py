@@ -43,7 +43,7 @@ _COLUMNS: dict[str, tuple[type, list[pa.Check], bool, str]] = {
         str,
         [pa.Check.isin([*STATISTICS, *MATCHED_STATISTICS, "online", "none"])],
         False,
-        "statistic that normalised: see DESIGN, section 2; matched_ is k·v; online: training batches as they went by",
+        "statistic that normalised: see docs/method.md; matched_ is k·v; online: training batches as they went by",
     ),
     "reference": (str, [pa.Check.isin(STATISTICS)], False, "statistic compared with"),
     "n": (int, [pa.Check.ge(1)], False, "samples measured"),
@@ -133,7 +133,7 @@ def checked(name: str, table: pd.DataFrame, where: str = "") -> pd.DataFrame:
     Raises:
         UserError: a column is missing or holds what it cannot hold.
 
-    Source: DESIGN.md, section 4.
+    Source: docs/architecture.md, "The store".
     """
     if name == "contrasts":
         own = contrasts_schema(()).columns

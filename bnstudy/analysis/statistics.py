@@ -46,7 +46,7 @@ class Comparison:
         identical: whether every paired difference is exactly 0.
         n: number of pairs.
 
-    Source: bnstudy issue 4.
+    Source: docs/method.md, "Contrasts and verdicts".
     """
 
     difference: FloatArray
@@ -76,7 +76,7 @@ def mean_interval(values: ArrayLike, confidence: float = 1 - ALPHA) -> Interval:
         mean, low, high, each of shape (tasks,), or 0-d for one task; NaN bounds where fewer than two values are left, NaN
         mean where none is.
 
-    Source: Student's t; bnstudy issue 4.
+    Source: Student 1908.
     """
     array = np.asarray(values, dtype=np.float64)
     finite = np.isfinite(array)
@@ -121,7 +121,7 @@ def compare(
     Raises:
         ValueError: a value is not finite, or a margin is not positive.
 
-    Source: Student 1908; Schuirmann 1987 for the equivalence tests; bnstudy issue 4.
+    Source: Student 1908; Schuirmann 1987 for the equivalence tests; docs/method.md, "Contrasts and verdicts".
     """
     first, second = np.broadcast_arrays(np.asarray(arm), np.asarray(reference))
     # Spread below this share of the values is rounding; a float32 metric keeps its coarser rounding after the widening.
@@ -198,7 +198,7 @@ def holm(pvalues: ArrayLike, size: int | None = None) -> FloatArray:
     Raises:
         ValueError: size is below the number of tests made.
 
-    Source: Holm 1979, by statsmodels' multipletests; bnstudy issue 4.
+    Source: Holm 1979, by statsmodels' multipletests.
     """
     raw = np.asarray(pvalues, dtype=np.float64)
     made = ~np.isnan(raw)
@@ -219,7 +219,7 @@ def decidable(n: ArrayLike, lost: ArrayLike = 0) -> NDArray[np.bool_]:
         n: pairs compared, shape (tasks,).
         lost: pairs left out because a seed diverged or lacks an arm, shape (tasks,).
 
-    Source: bnstudy DESIGN §4.
+    Source: docs/method.md, "Contrasts and verdicts".
     """
     used, gone = np.asarray(n), np.asarray(lost)
     return np.asarray((used >= FEWEST_SEEDS) & (10 * gone <= used + gone))
@@ -241,7 +241,7 @@ def verdict(
         n, lost: pairs compared and left out, shape (tasks,).
         alpha: level.
 
-    Source: bnstudy DESIGN §4.
+    Source: docs/method.md, "Contrasts and verdicts".
     """
     different, negligible = np.asarray(p) < alpha, np.asarray(p_equivalence) < alpha
     rules = [~decidable(n, lost), np.asarray(identical), different & negligible, different, negligible]

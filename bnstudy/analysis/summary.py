@@ -26,7 +26,7 @@ def summary_table(gaps: pd.DataFrame, generalisation: pd.DataFrame | None = None
     Returns:
         The `summary` table: a row per (cell, convention, split, metric, quantity); a diverged seed is left out and counted.
 
-    Source: bnstudy issue 2, part 10.
+    Source: Student 1908, for the interval.
     """
     cell = [column for column in gaps if column not in ("job", "seed", "metric", "convention", "split", *QUANTITIES)]
     keys = [*cell, "convention", "split", "metric"]

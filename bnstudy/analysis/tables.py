@@ -30,7 +30,7 @@ def study_tables(store: Store, name: str) -> dict[str, pd.DataFrame]:
     Raises:
         UserError: no such study, none of its jobs is done, or a damaged file.
 
-    Source: DESIGN.md, section 4.
+    Source: docs/architecture.md, "The way of a batch size".
     """
     study = recorded_study(store, name)
     records = {job: record for cell in study["cells"] for job in cell["jobs"] if (record := _done(store, job)) is not None}

@@ -53,7 +53,7 @@ def declared_family(study: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]
     Raises:
         UserError: study.KEY: what cannot be used, and what could.
 
-    Source: DESIGN.md, section 4.
+    Source: docs/method.md, "Contrasts and verdicts".
     """
     study = {**asdict(StudyConfig()), **study}  # a study recorded by an older version lacks some
     planned = cell_columns({cell["training"]: cell["fields"] for cell in cells})
@@ -110,7 +110,7 @@ def study_contrasts(
     Raises:
         UserError: see `declared_family`.
 
-    Source: DESIGN.md, section 4; bnstudy issue 4.
+    Source: docs/method.md, "Contrasts and verdicts".
     """
     family = declared_family(study, cells)
     frame = _tidy(gaps, generalisation)

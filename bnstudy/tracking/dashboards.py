@@ -64,7 +64,7 @@ def workspace(study: Record, place: Place, layers: tuple[str, ...] = ()) -> Any:
     Returns:
         A `wandb_workspaces.workspaces.Workspace`, not saved.
 
-    Source: bnstudy issue 5, part 3.
+    Source: docs/architecture.md, "The mirror in W&B".
     """
     ws: Any = import_module("wandb_workspaces.workspaces")
 

@@ -37,7 +37,7 @@ class Mirror:
         study: the study's name.
         mode: "offline", "online" or "disabled".
 
-    Source: bnstudy issue 5, parts 1 and 5.
+    Source: docs/architecture.md, "The mirror in W&B".
     """
 
     def __init__(self, root: Path | str, study: str, mode: str) -> None:

@@ -35,7 +35,7 @@ def publish(
     Raises:
         UserError: no such study, or a condition that cannot be read or that no run meets.
 
-    Source: bnstudy issue 5, part 2.
+    Source: docs/architecture.md, "The mirror in W&B".
     """
     study = StudyMirror(Store(output_dir), name)
     ledger = Ledger(output_dir, name)

@@ -75,7 +75,7 @@ def send_runs(ledger: Ledger, jobs: Mapping[str, Sequence[str]], heard: Callable
     Returns:
         How many were sent, and what went wrong; nothing is raised.
 
-    Source: bnstudy issue 5, parts 2 and 5.
+    Source: docs/architecture.md, "Faults and secrets".
     """
     url, place = server(), destination()
     waiting = _unsent(ledger, jobs, place)

@@ -45,7 +45,7 @@ def sweep_config(experiment: str) -> dict[str, Any]:
     Raises:
         UserError: no such experiment, or one without axes.
 
-    Source: bnstudy issue 5, part 4; W&B's sweep configuration.
+    Source: docs/architecture.md, "The mirror in W&B"; W&B's sweep configuration.
     """
     ConfigStore.instance().store(name="schema", node=Config)
     register_resolvers()

@@ -50,7 +50,7 @@ def write_runs(ledger: Ledger, job: str, runs: Sequence[MirroredRun], heard: Cal
     Raises:
         NotWrittenError: W&B or the disk refused; nothing of it is recorded.
 
-    Source: bnstudy issue 5, parts 1, 2 and 5.
+    Source: docs/architecture.md, "The mirror in W&B".
     """
     try:
         with ledger.lock():

@@ -27,8 +27,6 @@ def curves_figure(tables: Tables, subject: Subject) -> Figure:
 
     Returns:
         The figure; without a chart where no epoch was measured.
-
-    Source: bnstudy issue 4, part 6.
     """
     shown = subject.metric
     name, title = "curves", f"Training curves: {subject.split} {shown.label}"

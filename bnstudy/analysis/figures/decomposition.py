@@ -27,7 +27,7 @@ def decomposition_figure(tables: Tables, subject: Subject, metric: str) -> Figur
     Returns:
         The figure; without a chart where no network with BatchNorm was measured.
 
-    Source: DESIGN.md, section 2: the terms sum to the gap.
+    Source: docs/method.md, "The gap and its terms".
     """
     shown = metric_of(metric)
     name, title = f"decomposition_{shown.name}", f"What the gap in {shown.label} consists of"

@@ -50,7 +50,7 @@ def equivalence_figure(tables: Tables, subject: Subject) -> Figure:
     Returns:
         The figure; without a chart where nothing was compared.
 
-    Source: bnstudy issue 4: two one-sided tests at level α succeed where the 1-2α interval lies inside the margin.
+    Source: Schuirmann 1987: two one-sided tests at level α succeed where the 1-2α interval lies inside the margin.
     """
     name, title = "equivalence", f"Differences in {subject.what}"
     contrasts = tables.get("contrasts", pd.DataFrame())

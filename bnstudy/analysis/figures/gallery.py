@@ -21,7 +21,7 @@ def figures_of(tables: Tables, provenance: Mapping[str, Any]) -> list[Figure]:
         tables: as `bnstudy.load` gives them; any may be absent.
         provenance: as in provenance.json.
 
-    Source: bnstudy issue 4, part 6.
+    Source: docs/architecture.md, "How to add".
     """
     subject = subject_of(tables, provenance)
     metrics = [subject.metric.name, *([subject.companion] if subject.companion else [])]

@@ -33,7 +33,7 @@ def gap_figure(tables: Tables, subject: Subject, metric: str) -> Figure:
     Returns:
         The figure; without a chart where no network with BatchNorm was measured.
 
-    Source: DESIGN.md, section 2, "Gap".
+    Source: docs/method.md, "The gap and its terms".
     """
     shown = metric_of(metric)
     name, title = f"gap_{shown.name}", f"Gap in {shown.label}"

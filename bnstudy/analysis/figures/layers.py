@@ -26,7 +26,7 @@ _NO_LAYERS = "No layer was probed in these runs (the `layers` table is absent or
 def collapse_points(layers: pd.DataFrame) -> pd.DataFrame:
     """Each convention's measured ratio at a population statistic of its own kind, brought onto q by its power of c.
 
-    Source: DESIGN.md, section 2, the table of what theory predicts: ratios q/c, q, q and c·q.
+    Source: docs/method.md, "Theory, layer by layer": ratios q/c, q, q and c·q.
     """
     parts = []
     for name, convention in CONVENTIONS.items():
@@ -49,7 +49,7 @@ def collapse_figure(tables: Tables, subject: Subject) -> Figure:
     Returns:
         The figure; without a chart where no layer was probed.
 
-    Source: DESIGN.md, section 2, "What theory predicts".
+    Source: docs/method.md, "Theory, layer by layer".
     """
     name, title = "collapse", "Does one number, m_eff, explain every layer?"
     layers = tables.get("layers", pd.DataFrame())
@@ -166,7 +166,7 @@ def effective_figure(tables: Tables, subject: Subject) -> Figure:
     Returns:
         The figure; without a chart where no layer was probed.
 
-    Source: DESIGN.md, section 2: 1/m_eff = Var(μ_B)/σ².
+    Source: docs/method.md, "Theory, layer by layer": 1/m_eff = Var(μ_B)/σ².
     """
     name, title = "m_eff", "How many independent samples is a batch worth?"
     layers = tables.get("layers", pd.DataFrame())

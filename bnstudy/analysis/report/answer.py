@@ -26,7 +26,7 @@ def answer(tables: Tables, subject: Subject) -> list[str]:
         tables: of the study; needs `contrasts` for an answer.
         subject: what the study asks.
 
-    Source: bnstudy issue 4, part 7.
+    Source: docs/method.md, "Contrasts and verdicts".
     """
     contrasts = tables.get("contrasts", pd.DataFrame())
     rows = _asked(contrasts, subject) if len(contrasts) else contrasts

@@ -33,8 +33,6 @@ def latex_tables(tables: Tables, subject: Subject, sheets: list[Sheet]) -> dict[
         tables: of the study.
         subject: what it asks.
         sheets: the tables of the report.
-
-    Source: bnstudy issue 4, part 7.
     """
     found: dict[str, str] = {}
     for sheet in sheets:

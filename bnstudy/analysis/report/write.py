@@ -32,7 +32,7 @@ def write_report(folder: Path, tables: Mapping[str, pd.DataFrame], provenance: M
     Raises:
         UserError: the folder cannot be written.
 
-    Source: bnstudy issue 4, parts 6 and 7.
+    Source: docs/architecture.md, "The way of a batch size".
     """
     content = content_of(tables, provenance)
     files: dict[Path, bytes] = {
