@@ -177,7 +177,9 @@ def report(name: str, results_dir: Path, output_dir: Path, drawn: bool = True) -
 
     From its raw runs where they are; else the tables stay, and the rest is built from them.
     """
-    from bnstudy.analysis.results import provenance_lines, reported, write_results
+    from bnstudy.analysis.provenance import provenance_lines
+    from bnstudy.analysis.results import reported, write_results
+    from bnstudy.analysis.subject import subject_of
     from bnstudy.analysis.summary import printed_tables
     from bnstudy.sweeps.store import Store
 
@@ -189,15 +191,15 @@ def report(name: str, results_dir: Path, output_dir: Path, drawn: bool = True) -
         console.width = 120  # a file has no width of its own
     for title, table in printed_tables(tables["summary"]):
         show(console, title, table)
-    for line in provenance_lines(provenance):
+    subject = subject_of(tables, provenance)
+    for line in provenance_lines(provenance, subject):
         console.print(line, markup=False, soft_wrap=True)
     if drawn:
-        from bnstudy.analysis.figures.subject import subject_of
         from bnstudy.analysis.report.answer import answer
         from bnstudy.analysis.report.write import write_report
 
         write_report(results_dir / name, tables, provenance)
-        for sentence in answer(tables, subject_of(tables, provenance)):
+        for sentence in answer(tables, subject):
             console.print(sentence, markup=False, soft_wrap=True)
     console.print(f"Results: {results_dir / name}{'/report.html' if drawn else ''}", markup=False, soft_wrap=True)
 

@@ -25,7 +25,7 @@ bnstudy.metric.METRICS["brier"] = bnstudy.metric.Metric(
 )
 
 import pandas as pd
-from bnstudy.analysis.figures.subject import subject_of
+from bnstudy.analysis.subject import subject_of
 from bnstudy.analysis.figures.units import amount
 from bnstudy.analysis.schemas import checked, describe_columns
 from bnstudy.analysis.summary import printed_tables

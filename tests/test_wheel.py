@@ -45,4 +45,4 @@ def test_the_wheel_brings_configuration_and_experiments_along(tmp_path: Path) ->
     sizes = ("model=mlp", "batch_size=8", "variance=karpathy", "seeds=2", "epochs=1", "model.width=8")
     said = call(bnstudy, "run", "+experiments=quick", *sizes, cwd=elsewhere, PYTHONPATH=packages, OMP_NUM_THREADS="1")
     assert "mlp on digits" in said
-    assert (elsewhere / "results" / "quick" / "summary.md").is_file()
+    assert (elsewhere / "results" / "quick" / "report.md").is_file()

@@ -18,9 +18,9 @@ from bnstudy.analysis.figures.gallery import figures_of
 from bnstudy.analysis.figures.gap import gap_figure
 from bnstudy.analysis.figures.layers import POWERS, collapse_figure, collapse_points
 from bnstudy.analysis.figures.panels import across
-from bnstudy.analysis.figures.subject import subject_of
 from bnstudy.analysis.figures.theme import NULL_ARM, arm_style, ordered_arms
 from bnstudy.analysis.figures.units import amount, fixed, listed, metric_of, number
+from bnstudy.analysis.subject import subject_of
 from bnstudy.batchnorm.conventions import CONVENTIONS
 from bnstudy.batchnorm.theory import predict
 from tests.analysis.synthetic import Study, study, with_null_arm

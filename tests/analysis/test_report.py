@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bnstudy.analysis.figures.subject import subject_of
 from bnstudy.analysis.report.answer import answer
 from bnstudy.analysis.report.content import content_of
 from bnstudy.analysis.report.latex import latex
@@ -17,6 +16,7 @@ from bnstudy.analysis.report.notices import notices
 from bnstudy.analysis.report.page import html, plain
 from bnstudy.analysis.report.sheets import MOST_ROWS, sheets
 from bnstudy.analysis.report.write import write_report
+from bnstudy.analysis.subject import subject_of
 from bnstudy.errors import UserError
 from tests.analysis.synthetic import Study, study, with_null_arm
 from tests.pages import Page

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
+from bnstudy.analysis.provenance import provenance_of
 from bnstudy.analysis.report.write import write_report
-from bnstudy.analysis.results import provenance_of, reported, write_results
+from bnstudy.analysis.results import reported, write_results
 from bnstudy.errors import UserError
 from bnstudy.sweeps.store import Store, write_json
 

@@ -11,8 +11,10 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 import bnstudy
-from bnstudy.analysis.results import load, provenance_lines, provenance_of, write_results
+from bnstudy.analysis.provenance import provenance_lines, provenance_of
+from bnstudy.analysis.results import load, write_results
 from bnstudy.analysis.schemas import TABLES
+from bnstudy.analysis.subject import subject_of
 from bnstudy.errors import UserError
 from bnstudy.sweeps.store import LAYOUT, Store, write_json
 
@@ -46,7 +48,6 @@ def test_every_file_is_named_and_complete(tmp_path: Path, store: Store, tables: 
         *(f"{name}.parquet" for name in TABLES),
         "summary.csv",
         "gaps.csv",
-        "summary.md",
         "provenance.json",
     }
     csv = pd.read_csv(tmp_path / "tiny" / "gaps.csv")
@@ -59,18 +60,23 @@ def test_written_twice_it_is_the_same_to_the_byte(results: Path, store: Store, t
     assert {path.name: path.read_bytes() for path in (results / "tiny").iterdir()} == before
 
 
-def test_the_page_has_the_tables_and_how_they_came_about(results: Path) -> None:
-    page = (results / "tiny" / "summary.md").read_text()
-    assert page.startswith("# tiny\n\nWhich one?\n\n")
-    for text in (
-        "## mlp on digits: accuracy gap, training split (pp), 3 seeds",
-        "consistent_unbiased",
-        "- Command: `bnstudy run +experiments=tiny`",
-        "- Runs: 12 (8 jobs), seeds 0…2",
-        "- Code: bnstudy 0.1.0, commit aaaaaaaaaa with changes",
-    ):
-        assert text in page
-    assert "nan" not in page
+def test_provenance_is_told_a_fact_a_line(store: Store, tables: Tables) -> None:
+    provenance = provenance_of(store, "tiny")
+    lines = provenance_lines(provenance, subject_of(tables, provenance))
+    assert lines[:2] == [
+        "Command: bnstudy run +experiments=tiny",
+        "Primary number: test accuracy under each convention's own statistic",
+    ]
+    assert "Runs: 12 runs in 8 jobs; 8 cells; seeds 0…2" in lines
+    assert f"Code: bnstudy 0.1.0, commit {'a' * 40} with uncommitted changes" in lines
+
+
+@pytest.mark.parametrize(
+    ("seeds", "text"), [([0, 1, 2], "0…2"), ([5], "5"), ([0, 1, 4, 7, 8, 9], "0…1, 4, 7…9"), ([], "none")]
+)
+def test_neighbouring_seeds_are_told_together(seeds: list[int], text: str) -> None:
+    lines = provenance_lines({"seeds": seeds}, subject_of({}, {}))
+    assert f"Runs: 0 runs in 0 jobs; 0 cells; seeds {text}" in lines
 
 
 def test_provenance_names_runs_seeds_and_what_is_missing_or_failed(tmp_path: Path, store: Store) -> None:
@@ -91,10 +97,10 @@ def test_provenance_names_runs_seeds_and_what_is_missing_or_failed(tmp_path: Pat
     assert partial["trainings"] == 5
     assert first in partial["missing"]
     assert partial["failed"] == {second: "ValueError: x"}
-    lines = provenance_lines(partial)
-    assert f"Missing: job {first}" in lines
-    assert f"Failed: job {second}: ValueError: x" in lines
-    assert f"Diverged: job {fourth}: seed 0 at step 7" in lines
+    lines = provenance_lines(partial, subject_of({}, partial))
+    assert f"Job {first}: missing: not run, or not readable by this version" in lines
+    assert f"Job {second}: failed: ValueError: x" in lines
+    assert f"Job {fourth}: diverged: seed 0 at step 7" in lines
 
 
 def test_mixed_origins_are_told(tmp_path: Path, store: Store) -> None:
@@ -104,7 +110,10 @@ def test_mixed_origins_are_told(tmp_path: Path, store: Store) -> None:
     record = copy.record(job)
     assert record is not None
     write_json(copy.jobs / job / "job.json", record | {"source": {"bnstudy": "9", "commit": None, "dirty": None}})
-    assert "Mixed: 2 different sources; all of them are in provenance.json" in provenance_lines(provenance_of(copy, "tiny"))
+    provenance = provenance_of(copy, "tiny")
+    code = next(line for line in provenance_lines(provenance, subject_of({}, provenance)) if line.startswith("Code: "))
+    assert code.startswith("Code: bnstudy ")
+    assert code.endswith("; 1 more in provenance.json")
 
 
 def test_a_job_of_another_layout_is_missing_from_the_provenance_of_numbers(tmp_path: Path, store: Store) -> None:
@@ -152,6 +161,14 @@ def test_tables_of_an_older_study_of_that_name_do_not_come_back(results: Path, s
     baselines = {name: table for name, table in tables.items() if name not in ("distances", "layers")}
     write_results(results / "tiny", baselines, provenance_of(store, "tiny"))
     assert not {"distances", "layers"} & set(load("tiny", results, "nowhere"))
+
+
+def test_a_page_that_an_older_version_wrote_does_not_outlive_its_numbers(
+    results: Path, store: Store, tables: Tables
+) -> None:
+    (results / "tiny" / "summary.md").write_text("# tiny")
+    write_results(results / "tiny", tables, provenance_of(store, "tiny"))
+    assert not (results / "tiny" / "summary.md").exists()
 
 
 def test_provenance_is_written_as_readable_json(results: Path, store: Store) -> None:

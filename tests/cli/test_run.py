@@ -36,7 +36,6 @@ def test_a_sweep_trains_once_a_side_and_tabulates_every_convention(bnstudy: Comm
     provenance = json.loads((tmp_path / "results" / "sweep" / "provenance.json").read_text())
     assert provenance["runs"] == 12
     assert provenance["seeds"] == [0, 1, 2]
-    assert (tmp_path / "results" / "sweep" / "summary.md").read_text().startswith("# sweep")
 
     again = bnstudy("run", *sweep)
     assert "4 done, 0 failed before, 0 to run" in again.stderr
@@ -80,7 +79,7 @@ def test_a_baseline_without_batchnorm_and_a_regression_are_tabulated(bnstudy: Co
 def test_a_diverged_seed_is_named_and_left_out(bnstudy: Command, tmp_path: Path) -> None:
     done = bnstudy("run", "name=wild", "optimizer.lr=1e30", "seeds=2", *TINY)
     assert done.returncode == 0, done.stderr
-    assert "Diverged: job" in done.stdout
+    assert ": diverged: seed 0 at step " in done.stdout
     assert "(2 diverged)" in done.stdout
     summary = package.load("wild", tmp_path / "results")["summary"]
     assert (summary["diverged"] == 2).all()

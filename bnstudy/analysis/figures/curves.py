@@ -5,13 +5,12 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from bnstudy.analysis.figures.arms import arm_colour
 from bnstudy.analysis.figures.figure import Chart, Figure, Layout, Panel, absent, arranged, data, title_lines
 from bnstudy.analysis.figures.panels import across, labels, panels_of, position, seeds_phrase
-from bnstudy.analysis.figures.subject import Subject, Tables
-from bnstudy.analysis.figures.theme import arm_label, ordered_arms
+from bnstudy.analysis.figures.theme import arm_colour, arm_label, ordered_arms
 from bnstudy.analysis.figures.units import amount, plural
 from bnstudy.analysis.statistics import mean_interval
+from bnstudy.analysis.subject import Subject, Tables
 from bnstudy.batchnorm.conventions import ARMS
 
 MOST_GROUPS, MOST_SIZES = 4, 3
@@ -117,7 +116,7 @@ def _panel(
         scale=alt.Scale(domain=list(MODES), range=[[1, 0], [4, 3]]),
         legend=alt.Legend(title=None, orient="bottom", columns=2 if layout.most > 1 else 1, direction="horizontal"),
     )
-    colour = arm_colour(arms, layout)
+    colour = arm_colour(arms, layout.legend_columns)
     base = alt.Chart(data(part[["arm", "mode", "epoch", "mean", "low", "high"]]))
     own = base.transform_filter(alt.datum.mode == MODES[0]).transform_filter("datum.low !== null")
     band = own.mark_area(opacity=0.13).encode(x=x, y=alt.Y("low:Q", title=title), y2="high:Q", color=colour)

@@ -11,7 +11,7 @@ from bnstudy.analysis.figures.equivalence import equivalence_figure
 from bnstudy.analysis.figures.figure import Figure
 from bnstudy.analysis.figures.gap import gap_figure
 from bnstudy.analysis.figures.layers import collapse_figure, effective_figure
-from bnstudy.analysis.figures.subject import Tables, subject_of
+from bnstudy.analysis.subject import Tables, subject_of
 
 
 def figures_of(tables: Tables, provenance: Mapping[str, Any]) -> list[Figure]:

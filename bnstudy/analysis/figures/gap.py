@@ -5,7 +5,6 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from bnstudy.analysis.figures.arms import arm_colour, arm_shape
 from bnstudy.analysis.figures.figure import Chart, Figure, Layout, Panel, absent, arranged, data, title_lines
 from bnstudy.analysis.figures.panels import (
     MOST_PANELS,
@@ -17,9 +16,9 @@ from bnstudy.analysis.figures.panels import (
     position,
     seeds_phrase,
 )
-from bnstudy.analysis.figures.subject import Subject, Tables
-from bnstudy.analysis.figures.theme import MUTED, arm_label, ordered_arms
+from bnstudy.analysis.figures.theme import MUTED, arm_colour, arm_label, arm_shape, ordered_arms
 from bnstudy.analysis.figures.units import amount, metric_of
+from bnstudy.analysis.subject import Subject, Tables
 
 
 def gap_figure(tables: Tables, subject: Subject, metric: str) -> Figure:
@@ -94,7 +93,7 @@ def _prepared(known: pd.DataFrame, axis: Across, subject: Subject, factor: float
 def _panel(part: pd.DataFrame, label: str, axis: Across, arms: list[str], title: str, layout: Layout, columns: int) -> Panel:
     x = alt.X("x:Q", scale=axis.scale(), axis=axis.axis())
     y = alt.Y("mean:Q", title=title, scale=alt.Scale(zero=True))
-    colour, shape = arm_colour(arms, layout), arm_shape(arms, layout)
+    colour, shape = arm_colour(arms, layout.legend_columns), arm_shape(arms, layout.legend_columns)
     base = alt.Chart(data(part.drop(columns=["convention", "panel"])))
     zero = alt.Chart(alt.InlineData(values=[{"y": 0}])).mark_rule(color=MUTED, strokeWidth=1).encode(y=alt.Y("y:Q"))
     rule = (

@@ -1,9 +1,11 @@
-"""Colours and type of every figure: Okabe and Ito's palette, and greys that the report swaps in dark mode."""
+"""Colours, shapes and type of every figure: Okabe and Ito's palette, and greys that the report swaps in dark mode."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+
+import altair as alt
 
 from bnstudy.batchnorm.conventions import CONVENTIONS
 
@@ -45,6 +47,22 @@ def arm_style(name: str) -> tuple[str, str]:
 def arm_label(name: str) -> str:
     """An arm's name for a legend; the null arm says what it is."""
     return f"{name} (null arm)" if name == NULL_ARM else name
+
+
+def arm_colour(arms: Sequence[str], legend_columns: int) -> alt.Color:
+    """Colour by arm, with the legend."""
+    scale = alt.Scale(domain=[arm_label(arm) for arm in arms], range=[arm_style(arm)[0] for arm in arms])
+    return alt.Color("arm:N", scale=scale, legend=_arm_legend(legend_columns))
+
+
+def arm_shape(arms: Sequence[str], legend_columns: int) -> alt.Shape:
+    """Shape by arm, merged into the same legend."""
+    scale = alt.Scale(domain=[arm_label(arm) for arm in arms], range=[arm_style(arm)[1] for arm in arms])
+    return alt.Shape("arm:N", scale=scale, legend=_arm_legend(legend_columns))
+
+
+def _arm_legend(columns: int) -> alt.Legend:
+    return alt.Legend(title=None, orient="top", columns=columns, direction="horizontal")
 
 
 def configuration() -> dict[str, Any]:

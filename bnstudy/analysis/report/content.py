@@ -8,12 +8,12 @@ from typing import Any
 
 from bnstudy.analysis.figures.figure import Drawn
 from bnstudy.analysis.figures.gallery import figures_of
-from bnstudy.analysis.figures.subject import Subject, Tables, subject_of
+from bnstudy.analysis.provenance import facts, lost_runs
 from bnstudy.analysis.report.answer import answer
 from bnstudy.analysis.report.latex import latex_tables
-from bnstudy.analysis.report.notices import Trouble, notices, trouble
-from bnstudy.analysis.report.origin import origin
+from bnstudy.analysis.report.notices import notices
 from bnstudy.analysis.report.sheets import Sheet, sheets
+from bnstudy.analysis.subject import Subject, Tables, subject_of
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Content:
     figures: list[Drawn]
     sheets: list[Sheet]
     origin: list[tuple[str, list[str]]]
-    trouble: Trouble
+    lost: list[tuple[str, str]]
     papers: dict[str, str]
 
 
@@ -52,7 +52,7 @@ def content_of(tables: Tables, provenance: Mapping[str, Any]) -> Content:
         notices=notices(tables, provenance, subject),
         figures=[figure.drawn() for figure in figures_of(tables, provenance)],
         sheets=shown,
-        origin=origin(provenance, subject),
-        trouble=trouble(provenance),
+        origin=facts(provenance, subject),
+        lost=lost_runs(provenance),
         papers=latex_tables(tables, subject, shown),
     )

@@ -6,8 +6,8 @@ import re
 
 import pandas as pd
 
-from bnstudy.analysis.figures.subject import Subject, Tables
 from bnstudy.analysis.report.sheets import Sheet
+from bnstudy.analysis.subject import Subject, Tables
 from bnstudy.analysis.summary import printed_tables
 
 _SYMBOLS = {

@@ -52,7 +52,7 @@ def plain(text: object) -> str:
 
 
 def _shared(content: Content) -> dict[str, object]:
-    names = ("name", "question", "hypothesis", "answer", "notices", "origin", "trouble")
+    names = ("name", "question", "hypothesis", "answer", "notices", "origin", "lost")
     return {name: getattr(content, name) for name in names}
 
 

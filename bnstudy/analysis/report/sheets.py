@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bnstudy.analysis.figures.subject import Subject, Tables
 from bnstudy.analysis.figures.units import Metric, fixed, metric_of, number, p_value
 from bnstudy.analysis.schemas import TERMS
+from bnstudy.analysis.subject import Subject, Tables
 
 MOST_ROWS = 250
 
