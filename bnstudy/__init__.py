@@ -5,8 +5,9 @@ The public names load what they need when they are asked for, so `import bnstudy
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bnstudy.lazy import face
 
 if TYPE_CHECKING:
     from bnstudy.analysis.results import load as load
@@ -21,29 +22,20 @@ if TYPE_CHECKING:
     from bnstudy.diagnosis.remedies import remedy as remedy
     from bnstudy.diagnosis.result import Diagnosis as Diagnosis
 
-_HOMES = {
-    "BatchNorm1d": "bnstudy.batchnorm.layers",
-    "BatchNorm2d": "bnstudy.batchnorm.layers",
-    "BatchNorm3d": "bnstudy.batchnorm.layers",
-    "Convention": "bnstudy.batchnorm.conventions",
-    "Diagnosis": "bnstudy.diagnosis.result",
-    "convert": "bnstudy.batchnorm.convert",
-    "diagnose": "bnstudy.diagnosis.diagnose",
-    "evaluating": "bnstudy.batchnorm.inference",
-    "load": "bnstudy.analysis.results",
-    "population_statistics": "bnstudy.batchnorm.population",
-    "remedy": "bnstudy.diagnosis.remedies",
-}
-
-__all__ = sorted(_HOMES)
 __version__ = "0.1.0"
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'bnstudy' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *_HOMES]
+__getattr__, __dir__, __all__ = face(
+    __name__,
+    {
+        "BatchNorm1d": "batchnorm.layers",
+        "BatchNorm2d": "batchnorm.layers",
+        "BatchNorm3d": "batchnorm.layers",
+        "Convention": "batchnorm.conventions",
+        "Diagnosis": "diagnosis.result",
+        "convert": "batchnorm.convert",
+        "diagnose": "diagnosis.diagnose",
+        "evaluating": "batchnorm.inference",
+        "load": "analysis.results",
+        "population_statistics": "batchnorm.population",
+        "remedy": "diagnosis.remedies",
+    },
+)

@@ -76,7 +76,7 @@ def run(arguments: Sequence[str], only_plan: bool = False) -> int:
 
 
 def _run_cells(configs: list[Any], command: str) -> int:
-    from bnstudy.tracking.live import Mirror
+    from bnstudy.tracking import Mirror
 
     first = configs[0]
     _require_writable(Path(first.results_dir))
@@ -114,7 +114,7 @@ def _planned(configs: list[Any]) -> tuple[Any, Any]:
     """The plan and its store; comparisons that the cells cannot answer are refused before anything is trained for them."""
     import dataclasses
 
-    from bnstudy.analysis.verdicts import check_metric, declared_family
+    from bnstudy.analysis import check_metric, declared_family
     from bnstudy.sweeps.study import plan_study, recorded_cells
 
     plan, store = plan_study(configs)
@@ -177,10 +177,7 @@ def report(name: str, results_dir: Path, output_dir: Path, drawn: bool = True) -
 
     From its raw runs where they are; else the tables stay, and the rest is built from them.
     """
-    from bnstudy.analysis.provenance import provenance_lines
-    from bnstudy.analysis.results import reported, write_results
-    from bnstudy.analysis.subject import subject_of
-    from bnstudy.analysis.summary import printed_tables
+    from bnstudy.analysis import printed_tables, provenance_lines, reported, subject_of, write_results
     from bnstudy.sweeps.store import Store
 
     tables, provenance = reported(name, results_dir, output_dir)
@@ -195,18 +192,17 @@ def report(name: str, results_dir: Path, output_dir: Path, drawn: bool = True) -
     for line in provenance_lines(provenance, subject):
         console.print(line, markup=False, soft_wrap=True)
     if drawn:
-        from bnstudy.analysis.report.answer import answer
-        from bnstudy.analysis.report.write import write_report
+        from bnstudy.analysis.report import answer_of, write_report
 
         write_report(results_dir / name, tables, provenance)
-        for sentence in answer(tables, subject):
+        for sentence in answer_of(tables, subject):
             console.print(sentence, markup=False, soft_wrap=True)
     console.print(f"Results: {results_dir / name}{'/report.html' if drawn else ''}", markup=False, soft_wrap=True)
 
 
 def publish(name: str, output_dir: Path, online: bool, only: Sequence[str], dashboard: bool) -> int:
     """Mirror a study to W&B from its raw runs; 1 if something of it could not be written or sent."""
-    from bnstudy.tracking.publishing import publish as send
+    from bnstudy.tracking import publish as send
 
     console = Console(highlight=False)
 

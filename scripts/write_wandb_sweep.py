@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from bnstudy.errors import UserError
-from bnstudy.tracking.sweep_file import sweep_yaml
+from bnstudy.tracking import sweep_yaml
 
 
 def main() -> None:

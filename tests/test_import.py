@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 
 def run(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
@@ -20,10 +22,21 @@ def test_importing_the_package_loads_neither_torch_nor_pandas_nor_numpy() -> Non
     assert loaded("import bnstudy; dir(bnstudy)", "torch", "pandas", "numpy", "hydra", "wandb", "pandera") == set()
 
 
-def test_no_module_of_the_analysis_imports_torch_or_wandb() -> None:
-    names = "results, tables, gaps, summary, schemas, statistics, contrasts, families, power, cells, verdicts"
-    statement = f"from bnstudy.analysis import {names}; import bnstudy.analysis.report.write, bnstudy.tracking.mirror"
-    assert loaded(statement, "torch", "torchvision", "wandb") == set()
+@pytest.mark.parametrize("room", ["analysis", "tracking"])
+def test_no_module_of_analysis_or_tracking_loads_torch_or_wandb(room: str) -> None:
+    everything = (
+        "import importlib, pkgutil, bnstudy.analysis, bnstudy.tracking; "
+        f"[importlib.import_module(m.name) for m in pkgutil.walk_packages(bnstudy.{room}.__path__, 'bnstudy.{room}.')]"
+    )
+    assert loaded(everything, "torch", "torchvision", "wandb", f"bnstudy.{room}") == {f"bnstudy.{room}"}
+
+
+@pytest.mark.parametrize("package", ["analysis", "analysis.figures", "analysis.report", "tracking"])
+def test_a_face_loads_nothing_and_has_every_name_that_it_promises(package: str) -> None:
+    statement = f"import bnstudy.{package} as face; dir(face)"
+    assert loaded(statement, "torch", "pandas", "altair", "hydra", "wandb", "jinja2") == set()
+    run(f"{statement}; assert 0 < len(face.__all__) == len(set(face.__all__) & set(dir(face)))")
+    run(f"{statement}; [getattr(face, name) for name in face.__all__]")
 
 
 def test_planning_a_study_needs_no_torch() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
-from bnstudy.analysis.figures.figure import Figure, Layout, arranged, data, title_lines
+from bnstudy.analysis.figures import Figure, Layout, arranged, data, title_lines
 from bnstudy.analysis.figures.theme import BLUE, GREY, INK, MUTED, PAPER, VERMILLION
 from bnstudy.diagnosis.result import TERMS
 from scripts.gallery.run import Gallery

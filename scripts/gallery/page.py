@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from bnstudy.analysis.figures.figure import Figure
+from bnstudy.analysis.figures import Figure
 from scripts.gallery.case import Fault
 from scripts.gallery.faults import fault
 from scripts.gallery.figures import MODELS, shares, shares_figure, terms_figure, variances_figure

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bnstudy.analysis.report.answer import answer
+from bnstudy.analysis.report.answer import answer_of
 from bnstudy.analysis.report.content import content_of
 from bnstudy.analysis.report.latex import latex
 from bnstudy.analysis.report.notices import notices
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def said(made: Study) -> str:
     tables, provenance = made
-    return " ".join(answer(tables, subject_of(tables, provenance)))
+    return " ".join(answer_of(tables, subject_of(tables, provenance)))
 
 
 def noticed(tables: dict[str, pd.DataFrame], provenance: dict[str, Any]) -> str:
@@ -129,7 +129,7 @@ def test_text_is_escaped_for_markdown() -> None:
 
 def test_the_answer_has_three_sentences_with_effect_interval_seeds_and_verdict() -> None:
     tables, provenance = study(margin=0.005, effect=0.02)
-    three = answer(tables, subject_of(tables, provenance))
+    three = answer_of(tables, subject_of(tables, provenance))
     assert len(three) == 3
     contrasts = tables["contrasts"]
     family = contrasts[contrasts["in_family"]]
@@ -246,7 +246,7 @@ def test_a_table_that_is_not_there_is_told(name: str) -> None:
     tables, provenance = study(sizes=(2,), seeds=3)
     del tables[name]
     assert f"No rows in: {name}." in noticed(tables, provenance)
-    answer(tables, subject_of(tables, provenance))
+    answer_of(tables, subject_of(tables, provenance))
     sheets(tables, subject_of(tables, provenance))
 
 

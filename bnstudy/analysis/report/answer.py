@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from bnstudy.analysis.subject import Subject, Tables
 from bnstudy.batchnorm.conventions import CONVENTIONS
 
 
-def answer(tables: Tables, subject: Subject) -> list[str]:
+def answer_of(tables: Tables, subject: Subject) -> list[str]:
     """Three sentences, generated from the contrasts; they say so where nothing was declared, compared or settled.
 
     Args:
@@ -242,8 +241,3 @@ def _nothing_compared(tables: Tables, subject: Subject) -> list[str]:
         first = f"There is no answer: no cell has two arms to compare in {subject.what}; the arms run are {listed(arms)}."
     second = "No comparison was made, so there is no effect, no interval and no verdict."
     return [first, second, "What was measured is in the tables below."]
-
-
-def sentences(text: Sequence[str]) -> str:
-    """The answer as one paragraph."""
-    return " ".join(text)

@@ -9,7 +9,7 @@ from typing import Any
 from bnstudy.analysis.figures.figure import Drawn
 from bnstudy.analysis.figures.gallery import figures_of
 from bnstudy.analysis.provenance import facts, lost_runs
-from bnstudy.analysis.report.answer import answer
+from bnstudy.analysis.report.answer import answer_of
 from bnstudy.analysis.report.latex import latex_tables
 from bnstudy.analysis.report.notices import notices
 from bnstudy.analysis.report.sheets import Sheet, sheets
@@ -48,7 +48,7 @@ def content_of(tables: Tables, provenance: Mapping[str, Any]) -> Content:
         question=str(declared.get("question") or ""),
         hypothesis=str(declared.get("hypothesis") or ""),
         subject=subject,
-        answer=answer(tables, subject),
+        answer=answer_of(tables, subject),
         notices=notices(tables, provenance, subject),
         figures=[figure.drawn() for figure in figures_of(tables, provenance)],
         sheets=shown,
