@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -125,7 +126,7 @@ def translate(
         target=target,
         keep=keep,
         as_trained=as_trained,
-        batch_size=int(batch_size) if batch_size is not None and batch_size.lstrip("-").isdigit() else batch_size,
+        batch_size=int(batch_size) if batch_size and re.fullmatch(r"-?[0-9]{1,18}", batch_size) else batch_size,
         spatial=spatial,
         per_layer=per_layer,
         momentum=_number(momentum),

@@ -112,7 +112,7 @@ def check_output(option: str, out: Path, weights: Weights, overwrite: bool) -> N
     checkpoint = weights.checkpoint
     if checkpoint is None or out.suffix not in files.SAFETENSORS:
         return
-    if checkpoint.entry is not None or len(checkpoint.state) != len(checkpoint.content):
+    if not checkpoint.flat:
         raise UserError(f"{option}: safetensors holds one flat state and {weights.path} holds more; use .pt")
 
 
@@ -131,7 +131,7 @@ def writer(model: nn.Module, weights: Weights, new: Mapping[str, Tensor], out: P
         content: dict[str, Any] = {
             key: value.cpu() if isinstance(value, Tensor) else value for key, value in model.state_dict().items()
         }
-        checkpoint = files.Checkpoint(content, None, None, keeps_order=True)
+        checkpoint = files.Checkpoint(content, (), None, keeps_order=True)
     result = checkpoint.with_state(changed)
     return lambda file: files.save(result, out.suffix, file)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from bnstudy.errors import UserError
+from bnstudy.errors import UserError, shown
 from bnstudy.frameworks.audit import report, table
 from bnstudy.frameworks.audit.processes import measure
 from bnstudy.frameworks.audit.registry import entries
@@ -37,14 +38,13 @@ def audit(
     Raises:
         UserError: an unknown name, a limit that is not positive, or an earlier table that cannot be read.
 
-    Source: bnstudy issue 6.
+    Source: docs/architecture.md, "The audit".
     """
     chosen = entries(names)
     if not timeout > 0:
         raise UserError(f"timeout: {timeout:g} s is no time limit; use a positive number of seconds")
     folder = results_dir / "audit"
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"results_dir: {folder} is a file; name a folder")
+    _check_folder(folder)
     kept = table.read(folder) if names else table.frame([])
     rows = []
     with Console(stderr=True).status("") as status:
@@ -58,3 +58,19 @@ def audit(
     report.show(new, console or Console())
     failed = (new["status"] == "failed").any() or (bool(names) and (new["status"] == "missing").any())
     return int(failed)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a place that nothing can be written to, before minutes of measuring.
+
+    Raises:
+        UserError: part of the path is a file, or the folder cannot be written to.
+    """
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except OSError as error:
+        raise UserError(f"results_dir: {shown(str(folder))} cannot be used ({error.strerror}); name a folder") from error
+    if not there.is_dir():
+        raise UserError(f"results_dir: {there} is a file; name a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"results_dir: {there} cannot be written to; name another folder")

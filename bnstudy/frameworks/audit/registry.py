@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bnstudy.errors import UserError
+from bnstudy.errors import UserError, shown
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def entries(names: Sequence[str] = ()) -> tuple[Entry, ...]:
     for name in names:
         if not any(name in (entry.name, entry.framework) for entry in ENTRIES):
             accepted = ", ".join(entry.name for entry in ENTRIES)
-            raise UserError(f"names: {name!r} is no audited layer or framework; use {accepted}")
+            raise UserError(f"names: {shown(name)} is no audited layer or framework; use {accepted}")
     wanted = set(names)
     exact = {entry.name for entry in ENTRIES} & wanted
     return tuple(

@@ -7,18 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from bnstudy.errors import UserError
+from bnstudy.errors import UserError, shown
 from bnstudy.frameworks.translate import files, settings
+from bnstudy.frameworks.translate.beside import carry_along, optimizer_file, parameter_names
 from bnstudy.frameworks.translate.frameworks import Framework, framework
 from bnstudy.frameworks.translate.layers import LayerKeys, batchnorm_layers, looks_convolutional
-from bnstudy.frameworks.translate.optimizer import check_shapes, is_optimizer, translate_optimizer
 from bnstudy.frameworks.translate.options import Options, check_numbers, goal_of, outputs_of
 from bnstudy.frameworks.translate.settings import Settings, parse_momentum, settings_path
 from bnstudy.frameworks.translate.state import Translated, translate_state
 from bnstudy.frameworks.translate.values import resolve
+from bnstudy.yaml12 import read_mapping
 
 
 def translate(source_file: Path, target_file: Path, options: Options) -> list[str]:
@@ -37,19 +37,19 @@ def translate(source_file: Path, target_file: Path, options: Options) -> list[st
     Raises:
         UserError: whatever is wrong, missing or unknown; nothing is written then.
 
-    Source: bnstudy issue 6.
+    Source: docs/architecture.md, "Translation".
     """
     goal = goal_of(options)
     here, there = framework(options.source, "source"), framework(options.target, "target")
     check_numbers(options, here)
     outputs = outputs_of(source_file, target_file, options)
-    checkpoint = files.load(source_file, options.entry)
+    checkpoint = files.load(source_file, options.entry, here.names)
     state = checkpoint.state
-    layers = batchnorm_layers(state, str(source_file))
+    layers = batchnorm_layers(state, str(source_file), here.names).found
     known = settings.read(settings_path(source_file))
     if known.convention is not None and framework(known.convention, "settings").convention != here.convention:
         raise UserError(
-            f"source: {options.source!r} contradicts {settings_path(source_file)}, which says {known.convention!r}"
+            f"source: {shown(options.source)} contradicts {settings_path(source_file)}, which says {shown(known.convention)}"
         )
     eps, eps_note = _eps(options, known, here, source_file)
     values = _Values(options, known, state, layers)
@@ -66,13 +66,17 @@ def translate(source_file: Path, target_file: Path, options: Options) -> list[st
         target_eps=options.target_eps,
         place=str(source_file),
     )
-    new = checkpoint.with_state(result.state)
+    new, notes = checkpoint.with_state(result.state), list(result.notes)
     writers: dict[Path, Any] = {}
+    if options.optimizer is not None and options.optimizer_out is not None:
+        if not result.gains:
+            raise UserError("optimizer: --keep training alone translates one, and here it rescales no γ; leave it out")
+        names = parameter_names(checkpoint, layers)
+        writers[options.optimizer_out] = optimizer_file(options.optimizer, result, names, state)
+        notes.append(f"{options.optimizer_out}: the optimizer's state for the rescaled γ; build it with groups_for")
     if result.gains:
-        new, optimizer_writers = _with_optimizer(new, result, options, layers, state)
-        writers |= optimizer_writers
-    elif options.optimizer is not None:
-        raise UserError("optimizer: γ is not rescaled here, so the optimizer's state stays as it is; leave it out")
+        new, beside = carry_along(new, result, layers, alone=options.optimizer is None)
+        notes += beside
     after = replace(
         known,
         convention=there.name,
@@ -88,9 +92,9 @@ def translate(source_file: Path, target_file: Path, options: Options) -> list[st
     }
     files.write_together(writers)
     assumed = [eps_note, momentum_note if goal == "as-trained" and values.found else ""]
-    said = [f"{target_file}: {len(layers)} BatchNorm layers, {here.name} to {there.name}, {goal}", *filter(None, assumed)]
-    said += [*_build_with(there, result, after, goal), *result.notes]
-    return [*said, f"written: {', '.join(str(path) for path in outputs)}"]
+    lines = [f"{target_file}: {len(layers)} BatchNorm layers, {here.name} to {there.name}, {goal}", *filter(None, assumed)]
+    lines += [*_build_with(there, result, after, goal), *notes]
+    return [*lines, f"written: {', '.join(str(path) for path in outputs)}"]
 
 
 class _Values:
@@ -104,7 +108,7 @@ class _Values:
         options, known = self._options, self._known
         per_layer: Mapping[str, Any] | None = known.values
         if options.per_layer is not None:
-            per_layer = settings.read_mapping(options.per_layer)
+            per_layer = read_mapping(options.per_layer)
         elif options.spatial is not None or options.batch_size is not None:
             per_layer = None
         self.found = resolve(
@@ -112,7 +116,7 @@ class _Values:
             batch_size=options.batch_size if options.batch_size is not None else known.batch_size,
             spatial=options.spatial,
             per_layer=per_layer,
-            convolutional=looks_convolutional(self._state),
+            convolutional=looks_convolutional(self._state, self._layers),
         )
         return self.found
 
@@ -133,55 +137,21 @@ def _momentum(options: Options, known: Settings, here: Framework) -> tuple[float
     if given is not None or here.momentum is None:
         alpha = None if given is None else parse_momentum(given, "momentum")
         return "cumulative" if given is not None and alpha is None else alpha, ""
-    said = f"momentum: {here.momentum:g} for the new batch, {here.name}'s default, since nothing else says"
-    return here.momentum, said
+    return here.momentum, f"momentum: {here.momentum:g} for the new batch, {here.name}'s default, since nothing else says"
 
 
 def _build_with(there: Framework, result: Translated, after: Settings, goal: str) -> list[str]:
     """What the target's layers must be built with, where its defaults are others."""
-    said = []
+    lines = []
     eps = sorted(set(result.eps.values()))
     if there.eps is not None and eps != [there.eps]:
         values = f"{eps[0]:.6g}" if len(eps) == 1 else "as in the settings file"
-        said.append(f"build the target's layers with ε {values}: {there.name}'s default is {there.eps:g}")
+        lines.append(f"build the target's layers with ε {values}: {there.name}'s default is {there.eps:g}")
     alpha = after.momentum
     if goal != "inference" and isinstance(alpha, float) and there.momentum not in (None, alpha):
         argument = alpha if there.weighs == "new batch" else 1 - alpha
-        said.append(
+        lines.append(
             f"build the target's layers with momentum {argument:.6g}, the weight of the {there.weighs} in {there.name}, "
             f"so that the new batch weighs {alpha:g}"
         )
-    return said
-
-
-def _with_optimizer(
-    checkpoint: files.Checkpoint,
-    result: Translated,
-    options: Options,
-    layers: list[LayerKeys],
-    state: Mapping[str, Tensor],
-) -> tuple[files.Checkpoint, dict[Path, Any]]:
-    """The checkpoint with its own optimizer entries translated, and a writer for one in a file of its own."""
-    buffers = {key for layer in layers for key in (layer.mean, layer.variance, layer.count)}
-    names = [key for key in state if key not in buffers] if checkpoint.keeps_order else None
-
-    def translated(optimizer: Mapping[str, Any]) -> dict[str, Any]:
-        check_shapes(optimizer, names, state)
-        return translate_optimizer(optimizer, result.gains, names)
-
-    if checkpoint.entry is not None:
-        for key, value in checkpoint.content.items():
-            if is_optimizer(value):
-                checkpoint = checkpoint.with_entry(key, translated(value))
-    if options.optimizer is None or options.optimizer_out is None:
-        return checkpoint, {}
-    if not options.optimizer.is_file():
-        raise UserError(f"optimizer: {options.optimizer} is no file")
-    try:
-        content = torch.load(options.optimizer, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"optimizer: {options.optimizer} cannot be read as a torch file ({type(error).__name__})") from error
-    if not is_optimizer(content):
-        raise UserError(f"optimizer: {options.optimizer} holds no optimizer's state_dict; state and param_groups expected")
-    new = translated(content)
-    return checkpoint, {options.optimizer_out: lambda file: torch.save(new, file)}
+    return lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bnstudy.batchnorm.conventions import ALIASES, CONVENTIONS, Convention
-from bnstudy.errors import UserError
+from bnstudy.errors import UserError, shown
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,9 @@ class Framework:
         eps: default ε; None for a bare convention, which has none.
         momentum: default weight α of the new batch; None where there is none.
         weighs: what its own momentum argument weighs, "new batch" or "old value".
-        bias_corrected: the stored average carries no trace of its start value.
+        names: how its files name a layer's tensors, a key of `SCHEMES`; "" for a bare convention.
         row: name of its row in the audit's table; "" for a bare convention.
+        bias_corrected: the stored average carries no trace of its start value. Default: False.
     """
 
     name: str
@@ -27,8 +28,9 @@ class Framework:
     eps: float | None
     momentum: float | None
     weighs: str
-    bias_corrected: bool = False
+    names: str = ""
     row: str = ""
+    bias_corrected: bool = False
 
 
 _PAPER, _BIASED, _UNBIASED = (CONVENTIONS[name] for name in ("paper", "consistent_biased", "consistent_unbiased"))
@@ -36,17 +38,17 @@ _NEW, _OLD = "new batch", "old value"
 FRAMEWORKS: dict[str, Framework] = {
     framework.name: framework
     for framework in (
-        Framework("torch", _PAPER, 1e-5, 0.1, _NEW, row="torch"),
-        Framework("tinygrad", _PAPER, 1e-5, 0.1, _NEW, row="tinygrad"),
-        Framework("mlx", _PAPER, 1e-5, 0.1, _NEW, row="mlx"),
-        Framework("tensorflow-fused", _PAPER, 1e-4, None, _NEW, row="tensorflow-fused"),
-        Framework("flax", _BIASED, 1e-5, 0.01, _OLD, row="flax-linen"),
-        Framework("keras", _BIASED, 1e-3, 0.01, _OLD, row="keras-jax"),
-        Framework("equinox", _BIASED, 1e-5, 0.01, _OLD, row="equinox-batch"),
-        Framework("haiku", _BIASED, 1e-5, None, _OLD, bias_corrected=True, row="haiku"),
-        Framework("onnx", _BIASED, 1e-5, 0.1, _OLD, row="onnx-operator"),
-        Framework("paddle", _BIASED, 1e-5, 0.1, _OLD, row="paddle"),
-        Framework("karpathy", _UNBIASED, 1e-5, 0.1, _NEW, row="karpathy"),
+        Framework("torch", _PAPER, 1e-5, 0.1, _NEW, "torch", "torch"),
+        Framework("tinygrad", _PAPER, 1e-5, 0.1, _NEW, "torch", "tinygrad"),
+        Framework("mlx", _PAPER, 1e-5, 0.1, _NEW, "mlx", "mlx"),
+        Framework("tensorflow-fused", _PAPER, 1e-4, None, _NEW, "keras", "tensorflow-fused"),
+        Framework("flax", _BIASED, 1e-5, 0.01, _OLD, "flax", "flax-linen"),
+        Framework("keras", _BIASED, 1e-3, 0.01, _OLD, "keras", "keras-jax"),
+        Framework("equinox", _BIASED, 1e-5, 0.01, _OLD, "torch", "equinox-batch"),  # its state has no names of its own
+        Framework("haiku", _BIASED, 1e-5, None, _OLD, "haiku", "haiku", bias_corrected=True),
+        Framework("onnx", _BIASED, 1e-5, 0.1, _OLD, "onnx", "onnx-operator"),
+        Framework("paddle", _BIASED, 1e-5, 0.1, _OLD, "paddle", "paddle"),
+        Framework("karpathy", _UNBIASED, 1e-5, 0.1, _NEW, "mxnet", "karpathy"),  # gamma, beta, running_mean, running_var
     )
 }
 """Measured, not quoted: a test compares every field with the committed table of the audit."""
@@ -71,5 +73,5 @@ def framework(name: str, role: str) -> Framework:
     if known in CONVENTIONS:
         return Framework(known, CONVENTIONS[known], None, None, _NEW)
     raise UserError(
-        f"{role}: {name!r} is no framework or convention; use {', '.join(FRAMEWORKS)}, or {', '.join(CONVENTIONS)}"
+        f"{role}: {shown(name)} is no framework or convention; use {', '.join(FRAMEWORKS)}, or {', '.join(CONVENTIONS)}"
     )

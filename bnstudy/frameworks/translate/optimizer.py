@@ -7,12 +7,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bnstudy.errors import UserError
+from bnstudy.errors import UserError, shown
 from bnstudy.frameworks.translate.rules import scaled
 
 # Powers of s by which a quantity of the γ's goes when γ' = s·γ, and so grad' = grad/s.
 _SGD_STATE = {"momentum_buffer": -1}
 _ADAM_STATE = {"exp_avg": -1, "exp_avg_sq": -2, "max_exp_avg_sq": -2}
+_RATES = ("lr", "initial_lr", "max_lr", "min_lr")
+_RATE_LISTS = ("base_lrs", "_last_lr", "min_lrs", "max_lrs")
 
 
 def translate_optimizer(
@@ -31,15 +33,16 @@ def translate_optimizer(
     Args:
         optimizer: `state_dict()` of torch's SGD, Adam or AdamW; it is not changed.
         gains: s by the name of γ, as `Translated.gains`.
-        names: parameter names by id, where the optimizer was not built from `named_parameters()`. Default: None.
+        names: of all parameters in the model's order, where the optimizer was not built from `named_parameters()`.
+            Default: None.
 
     Returns:
         A new state_dict, its groups with `param_names`.
 
     Raises:
-        UserError: another optimizer, parameters without names, or state whose shape is not γ's.
+        UserError: another optimizer, parameters whose names cannot be told, or state whose shape is not γ's.
 
-    Source: bnstudy issue 6; the reparametrisation of DESIGN.md.
+    Source: docs/method.md, "The identity control", for the factors.
     """
     groups, state = _checked(optimizer)
     # Copies: an optimizer that is loaded from a state goes on in the very tensors that it was given.
@@ -48,18 +51,37 @@ def translate_optimizer(
         for identity, moments in state.items()
     }
     new_groups = []
-    for group in groups:
-        kind = _kind(group)
-        named = dict(zip(group["params"], _names(group, names), strict=True))
-        factors = {identity: gains.get(name, 1.0) for identity, name in named.items()}
-        for factor in sorted(set(factors.values()), key=lambda one: (one != 1.0, one)):
-            members = [identity for identity in group["params"] if factors[identity] == factor]
-            settings = dict(group) if factor == 1 else _settings(group, kind, factor)
-            new_groups.append(settings | {"params": members, "param_names": [named[one] for one in members]})
-            for identity in members if factor != 1 else ():
-                if identity in new_state:
-                    new_state[identity] = _moments(new_state[identity], kind, factor, named[identity])
+    for group, factor, members in _split(optimizer, gains, names):
+        kind = _kind(groups[group])
+        settings = dict(groups[group]) if factor == 1 else _settings(groups[group], kind, factor)
+        new_groups.append(settings | {"params": list(members), "param_names": list(members.values())})
+        for identity, name in members.items() if factor != 1 else ():
+            if identity in new_state:
+                new_state[identity] = _moments(new_state[identity], kind, factor, name)
     return {"state": new_state, "param_groups": new_groups}
+
+
+def translate_scheduler(
+    scheduler: Mapping[str, Any],
+    optimizer: Mapping[str, Any],
+    gains: Mapping[str, float],
+    names: Sequence[str] | None = None,
+) -> dict[str, Any] | None:
+    """The state_dict of a learning-rate scheduler whose optimizer was translated: a rate for each of the new groups.
+
+    Args:
+        scheduler: `state_dict()` of one of torch's schedulers; it is not changed.
+        optimizer, gains, names: as for `translate_optimizer`.
+
+    Returns:
+        A new state_dict; None where its rates are not those of the optimizer's groups, or end at one for all of them.
+    """
+    groups, _ = _checked(optimizer)
+    parts = [(group, _rate(_kind(groups[group]), factor)) for group, factor, _ in _split(optimizer, gains, names)]
+    lists = {key: scheduler[key] for key in _RATE_LISTS if isinstance(scheduler.get(key), list)}
+    if scheduler.get("eta_min") or any(len(rates) != len(groups) for rates in lists.values()):
+        return None
+    return dict(scheduler) | {key: [rates[group] * rate for group, rate in parts] for key, rates in lists.items()}
 
 
 def groups_for(optimizer: Mapping[str, Any], parameters: Iterable[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
@@ -76,11 +98,56 @@ def groups_for(optimizer: Mapping[str, Any], parameters: Iterable[tuple[str, nn.
     return [{"params": [by_name[name] for name in group["param_names"]]} for group in optimizer["param_groups"]]
 
 
+def is_optimizer(value: object) -> bool:
+    """Whether a value looks like an optimizer's state_dict."""
+    return isinstance(value, dict) and {"state", "param_groups"} <= value.keys()
+
+
+def is_scheduler(value: object) -> bool:
+    """Whether a value looks like a learning-rate scheduler's state_dict."""
+    return isinstance(value, dict) and {"last_epoch", "_last_lr"} <= value.keys()
+
+
+def check_shapes(optimizer: Mapping[str, Any], names: Sequence[str] | None, state: Mapping[str, Tensor]) -> None:
+    """Refuse an optimizer state that does not belong to a model's state.
+
+    Args:
+        optimizer: a state_dict.
+        names: as for `translate_optimizer`.
+        state: the model's tensors.
+
+    Raises:
+        UserError: a parameter that the model lacks, or a moment of another shape.
+    """
+    _, moments = _checked(optimizer)
+    for _, _, members in _split(optimizer, {}, names):
+        for identity, name in members.items():
+            if name not in state:
+                raise UserError(f"optimizer: parameter {shown(name)} is not in the weights")
+            for key, value in moments.get(identity, {}).items():
+                if isinstance(value, Tensor) and value.dim() > 0 and value.shape != state[name].shape:
+                    shapes = f"{tuple(value.shape)}, the parameter has {tuple(state[name].shape)}"
+                    raise UserError(f"optimizer: {shown(key)} of {name!r} has shape {shapes}; they must be equal")
+
+
 def _checked(optimizer: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[int, dict[str, Any]]]:
     groups, state = optimizer.get("param_groups"), optimizer.get("state")
     if not isinstance(groups, list) or not isinstance(state, dict) or not all("params" in group for group in groups):
         raise UserError("optimizer: no state_dict of a torch optimizer; state and param_groups expected")
     return groups, state
+
+
+def _split(
+    optimizer: Mapping[str, Any], gains: Mapping[str, float], names: Sequence[str] | None
+) -> list[tuple[int, float, dict[int, str]]]:
+    """The new groups: (index of the group that it comes from, s, names of its parameters by id)."""
+    groups, parts = _checked(optimizer)[0], []
+    for place, group in enumerate(groups):
+        named = dict(zip(group["params"], _names(groups, group, names), strict=True))
+        factors = {identity: gains.get(name, 1.0) for identity, name in named.items()}
+        for factor in sorted(set(factors.values()), key=lambda factor: (factor != 1.0, factor)):
+            parts.append((place, factor, {identity: named[identity] for identity in named if factors[identity] == factor}))
+    return parts
 
 
 def _kind(group: Mapping[str, Any]) -> str:
@@ -95,25 +162,25 @@ def _kind(group: Mapping[str, Any]) -> str:
     raise UserError("optimizer: only torch's SGD, Adam and AdamW can be translated")
 
 
-def _names(group: Mapping[str, Any], names: Sequence[str] | None) -> list[str]:
+def _names(groups: list[dict[str, Any]], group: Mapping[str, Any], names: Sequence[str] | None) -> list[str]:
     if "param_names" in group:
         return list(group["param_names"])
-    if names is None:
-        raise UserError("optimizer: its parameters have no names; build it from model.named_parameters()")
-    if any(identity >= len(names) for identity in group["params"]):
-        raise UserError(f"optimizer: it has more parameters than the {len(names)} of the model")
+    # Ids count parameters: they are places in the model only where the optimizer has them all.
+    count = sum(len(other["params"]) for other in groups)
+    if names is None or count != len(names) or any(not 0 <= identity < count for identity in group["params"]):
+        known = "" if names is None else f", and it has {count} of the {len(names)} that the file could hold"
+        raise UserError(f"optimizer: its parameters have no names{known}; build it from model.named_parameters()")
     return [names[identity] for identity in group["params"]]
 
 
+def _rate(kind: str, s: float) -> float:
+    return s**2 if kind == "sgd" else s
+
+
 def _settings(group: Mapping[str, Any], kind: str, s: float) -> dict[str, Any]:
-    rate = s**2 if kind == "sgd" else s
-    decay = s if kind == "adamw" else s**2
-    new = dict(group)
-    for key in ("lr", "initial_lr"):
-        if key in new:
-            new[key] = new[key] * rate
+    new = {key: value * _rate(kind, s) if key in _RATES else value for key, value in group.items()}
     if "weight_decay" in new:
-        new["weight_decay"] = new["weight_decay"] / decay
+        new["weight_decay"] = new["weight_decay"] / (s if kind == "adamw" else s**2)
     if kind != "sgd":
         new["eps"] = new["eps"] / s
     return new
@@ -126,32 +193,5 @@ def _moments(state: dict[str, Any], kind: str, s: float, name: str) -> dict[str,
         if key in powers and isinstance(value, Tensor):
             new[key] = scaled(value, s ** powers[key])
         elif isinstance(value, Tensor) and value.dim() > 0:
-            raise UserError(f"optimizer: {name!r} has state {key!r}, which is not SGD's or Adam's")
+            raise UserError(f"optimizer: {name!r} has state {shown(key)}, which is not SGD's or Adam's")
     return new
-
-
-def check_shapes(optimizer: Mapping[str, Any], names: Sequence[str] | None, state: Mapping[str, Tensor]) -> None:
-    """Refuse an optimizer state that does not belong to a model's state.
-
-    Args:
-        optimizer: a state_dict.
-        names: parameter names by id, as for `translate_optimizer`.
-        state: the model's tensors.
-
-    Raises:
-        UserError: a parameter that the model lacks, or a moment of another shape.
-    """
-    groups, moments = _checked(optimizer)
-    for group in groups:
-        for identity, name in zip(group["params"], _names(group, names), strict=True):
-            if name not in state:
-                raise UserError(f"optimizer: parameter {name!r} is not in the weights")
-            for key, value in moments.get(identity, {}).items():
-                if isinstance(value, Tensor) and value.dim() > 0 and value.shape != state[name].shape:
-                    shapes = f"{tuple(value.shape)}, the parameter has {tuple(state[name].shape)}"
-                    raise UserError(f"optimizer: {key} of {name!r} has shape {shapes}; they must be equal")
-
-
-def is_optimizer(value: object) -> bool:
-    """Whether a value looks like an optimizer's state_dict."""
-    return isinstance(value, dict) and {"state", "param_groups"} <= value.keys()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bnstudy.errors import UserError
+from bnstudy.errors import UserError, shown
 from bnstudy.frameworks.translate import files
 from bnstudy.frameworks.translate.frameworks import Framework
 from bnstudy.frameworks.translate.settings import parse_momentum, settings_path
@@ -60,7 +60,7 @@ def goal_of(options: Options) -> str:
     if options.as_trained == (options.keep is not None):
         raise UserError("goal: give exactly one of --keep inference, --keep training, --as-trained")
     if options.keep is not None and options.keep not in KEEPS:
-        raise UserError(f"keep: {options.keep!r} is unknown; use {' or '.join(KEEPS)}")
+        raise UserError(f"keep: {shown(options.keep)} is unknown; use {' or '.join(KEEPS)}")
     return options.keep or "as-trained"
 
 
@@ -95,6 +95,7 @@ def outputs_of(source_file: Path, target_file: Path, options: Options) -> list[P
     Raises:
         UserError: one that is an input, exists, has no folder or no known format.
     """
+    files.check_suffix(source_file, "IN")
     files.check_suffix(target_file, "OUT")
     outputs = [target_file, settings_path(target_file)]
     if (options.optimizer is None) != (options.optimizer_out is None):
@@ -109,6 +110,8 @@ def outputs_of(source_file: Path, target_file: Path, options: Options) -> list[P
     for path in outputs:
         if path.resolve() in inputs:
             raise UserError(f"OUT: {path} is one of the inputs; name another file")
+        if path.is_dir():
+            raise UserError(f"OUT: {path} is a folder; name a file")
         if path.exists() and not options.overwrite:
             raise UserError(f"OUT: {path} exists; name another file, or allow overwriting")
         if not path.parent.is_dir():

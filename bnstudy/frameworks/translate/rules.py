@@ -44,7 +44,7 @@ def as_trained(variance: Tensor, ratio: float, source_start: float, target_start
     Raises:
         ValueError: a variance below what w alone would leave: t, α or the start value are not what they are said to be.
 
-    Source: bnstudy issue 6.
+    Source: docs/architecture.md, "Translation".
     """
     if source_start >= 1 or target_start >= 1:
         return variance.clone()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,9 @@ import yaml
 from torch import Tensor, nn
 
 from bnstudy.batchnorm.layers import ConventionBatchNorm
-from bnstudy.errors import UserError
+from bnstudy.errors import UserError, shown
 from bnstudy.frameworks.translate.values import values_per_channel
-
-_KEYS = ("convention", "eps", "momentum", "batch_size", "steps", "values")
+from bnstudy.yaml12 import read_mapping
 
 
 @dataclass(frozen=True)
@@ -79,20 +78,15 @@ def read(path: Path) -> Settings:
     if not path.exists():
         return Settings()
     content = read_mapping(path)
-    for key in content:
+    for key, value in content.items():
         if key not in _KEYS:
-            raise UserError(f"{path}: key {key!r} is unknown; use {', '.join(_KEYS)}")
+            raise UserError(f"{path}: key {shown(key)} is unknown; use {', '.join(_KEYS)}")
+        accepts, expected = _KEYS[key]
+        if value is not None and not accepts(value):
+            raise UserError(f"{path}: {key} {shown(value)} is no {expected}")
     settings = Settings(**content)
-    every = settings.eps.values() if isinstance(settings.eps, dict) else [settings.eps]
-    for value in every:
-        if value is not None and not (_number(value) and value >= 0):
-            raise UserError(f"{path}: eps {value!r} is no ε; use a number of 0 or more, or one for each layer")
     if settings.momentum is not None:
         parse_momentum(settings.momentum, str(path))
-    if settings.steps is not None and not (isinstance(settings.steps, int) and settings.steps >= 0):
-        raise UserError(f"{path}: steps {settings.steps!r} is no number of batches; use a whole number of 0 or more")
-    if settings.values is not None and not isinstance(settings.values, dict):
-        raise UserError(f"{path}: values {settings.values!r} is no mapping; give m for each layer")
     return settings
 
 
@@ -110,7 +104,7 @@ def parse_momentum(value: object, place: str) -> float | None:
         alpha = math.nan
     if not 0 < alpha <= 1:
         raise UserError(
-            f"{place}: momentum {value!r} is no weight of the new batch; use a number in (0, 1], or 'cumulative'"
+            f"{place}: momentum {shown(value)} is no weight of the new batch; use a number in (0, 1], or 'cumulative'"
         )
     return alpha
 
@@ -132,27 +126,28 @@ def dump(settings: Settings, title: str) -> str:
     return heading + yaml.safe_dump(known, sort_keys=False)
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
-    """A YAML or JSON mapping with text keys.
-
-    Raises:
-        UserError: the file cannot be read or holds something else.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as YAML ({type(error).__name__})") from error
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise UserError(f"{path}: holds no mapping from names to values")
-    return content
-
-
 def _compact(eps: Mapping[str, float]) -> float | dict[str, float]:
     values = set(eps.values())
     return values.pop() if len(values) == 1 else dict(eps)
 
 
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _epsilon(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "convention": (lambda value: isinstance(value, str), "name of a framework or convention"),
+    "eps": (
+        lambda value: all(map(_epsilon, value.values() if isinstance(value, dict) else [value])),
+        "ε; use a number of 0 or more, or one for each layer",
+    ),
+    "momentum": (lambda value: not isinstance(value, (dict, list)), "weight of the new batch"),
+    "batch_size": (lambda value: _whole(value) or value == "varying", "number of samples; use a whole number, or 'varying'"),
+    "steps": (_whole, "number of batches; use a whole number of 0 or more"),
+    "values": (lambda value: isinstance(value, dict), "mapping; give m for each layer"),
+}
+"""What each key of a settings file takes."""

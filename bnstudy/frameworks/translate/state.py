@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
-from bnstudy.errors import UserError
+from bnstudy.errors import UserError, shown
 from bnstudy.frameworks.translate import rules
 from bnstudy.frameworks.translate.frameworks import Framework, framework
 from bnstudy.frameworks.translate.layers import LayerKeys, batchnorm_layers
 from bnstudy.frameworks.translate.settings import parse_momentum
 
 GOALS = ("inference", "training", "as-trained")
+Values = Mapping[str, int] | Callable[[], Mapping[str, int]]
+"""m by layer name, or a function that works it out when it turns out to be needed."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,22 @@ class Translated:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What is to be translated, from where to where, and what is known of the training; see `translate_state`."""
+
+    state: Mapping[str, Tensor]
+    layers: list[LayerKeys]
+    eps: dict[str, float]
+    here: Framework
+    there: Framework
+    values: Values | None
+    momentum: float | str | None
+    steps: int | None
+    target_eps: float | None
+    place: str
+
+
 def translate_state(
     state: Mapping[str, Tensor],
     source: str,
@@ -40,7 +59,7 @@ def translate_state(
     goal: str,
     *,
     eps: float | Mapping[str, float],
-    values: Mapping[str, int] | Callable[[], Mapping[str, int]] | None = None,
+    values: Values | None = None,
     momentum: float | str | None = None,
     steps: int | None = None,
     target_eps: float | None = None,
@@ -57,11 +76,11 @@ def translate_state(
         as-trained    v' = w + A·(v - w), what the target would have stored, fed the same batches
 
     Args:
-        state: tensors by name, as torch, tinygrad, MLX, Paddle, Keras or Flax name them ("." or "/" between parts).
+        state: tensors by name, in the source's scheme of `naming.SCHEMES` or in another; only complete layers are touched.
         source, target: a framework ("torch", "flax", …) or a convention ("paper", …).
         goal: "inference", "training" or "as-trained".
         eps: ε of the source's layers, one number or one by layer name.
-        values: m by layer name, or a function that works it out when it turns out to be needed. Default: None.
+        values: m by layer name, or a function that works it out when it turns out to be needed. Default: unknown.
         momentum: α, the weight of the new batch, the same on both sides; "cumulative" for the average over all batches;
             None where it is unknown. Default: None.
         steps: t, where the state does not count batches. Default: None.
@@ -72,142 +91,123 @@ def translate_state(
         The new state; the given one is not changed.
 
     Raises:
-        UserError: an unknown name; no BatchNorm layer; m or t needed and unknown; γ needed and missing; statistics that
-            α, t and a start at 1 cannot have left.
+        UserError: an unknown name; no BatchNorm layer; statistics that are not finite or below 0; m or t needed and unknown;
+            γ needed and missing; statistics that α, t and a start at 1 cannot have left; results that a tensor's type cannot
+            hold; running variances to or from `total`, which no factor gives.
 
-    Source: bnstudy issue 6.
+    Source: docs/architecture.md, "Translation"; docs/method.md, "One kernel for all".
     """
     if goal not in GOALS:
-        raise UserError(f"goal: {goal!r} is unknown; use {', '.join(GOALS)}")
+        raise UserError(f"goal: {shown(goal)} is unknown; use {', '.join(GOALS)}")
     here, there = framework(source, "source"), framework(target, "target")
-    layers = batchnorm_layers(state, place)
-    known_eps = _eps_by_layer(eps, layers)
     if target_eps is not None and goal != "inference":
         raise UserError(f"target_eps: {target_eps:g} can be folded into γ for --keep inference only; other goals carry ε")
-    if goal == "inference":
-        return _keep_inference(state, layers, known_eps, target_eps, there)
-    if goal == "training":
-        return _keep_training(state, layers, known_eps, here, there, values)
-    return _as_trained(state, layers, known_eps, here, there, values, momentum, steps, place)
+    layers = batchnorm_layers(state, place, here.names)
+    _check_statistics(state, layers.found, place)
+    known = _eps_by_layer(eps, layers.found)
+    task = _Task(state, layers.found, known, here, there, values, momentum, steps, target_eps, place)
+    result = {"inference": _keep_inference, "training": _keep_training, "as-trained": _as_trained}[goal](task)
+    _check_results(state, result.state, place)
+    return replace(result, notes=(*result.notes, *layers.notes))
 
 
-def _keep_inference(
-    state: Mapping[str, Tensor],
-    layers: list[LayerKeys],
-    eps: dict[str, float],
-    target_eps: float | None,
-    target: Framework,
-) -> Translated:
-    new, notes = dict(state), []
-    if target_eps is not None:
-        for layer in layers:
-            if eps[layer.name] == target_eps:
+def _keep_inference(task: _Task) -> Translated:
+    new, notes, eps, target = dict(task.state), [], task.eps, task.target_eps
+    if target is not None:
+        for layer in task.layers:
+            if eps[layer.name] == target:
                 continue
             if layer.gain is None:
-                raise UserError(
-                    f"target_eps: layer {layer.name!r} has no γ to fold ε into; give the target ε {eps[layer.name]:g}"
-                )
-            new[layer.gain] = rules.fold(state[layer.gain], state[layer.variance], eps[layer.name], target_eps)
-        if any(eps[layer.name] != target_eps for layer in layers):
+                raise UserError(f"target_eps: layer {layer.name!r} has no γ to fold ε into; "
+                                f"give the target ε {eps[layer.name]:g}")  # fmt: skip
+            new[layer.gain] = rules.fold(task.state[layer.gain], task.state[layer.variance], eps[layer.name], target)
+        if any(value != target for value in eps.values()):
             notes.append("ε is folded into γ: inference is unchanged, training-mode outputs are not")
-        eps = dict.fromkeys(eps, target_eps)
-    if target.name == "equinox":
+        eps = dict.fromkeys(eps, target)
+    if task.there.name == "equinox":
         notes.append("set Equinox's batch counter to 0: it then leaves the statistics uncorrected at inference")
     return Translated(new, eps, {}, tuple(notes))
 
 
-def _keep_training(
-    state: Mapping[str, Tensor],
-    layers: list[LayerKeys],
-    eps: dict[str, float],
-    here: Framework,
-    there: Framework,
-    values: Mapping[str, int] | Callable[[], Mapping[str, int]] | None,
-) -> Translated:
-    source, target = here.convention, there.convention
-    new, gains, new_eps = dict(state), {}, dict(eps)
+def _keep_training(task: _Task) -> Translated:
+    source, target = task.here.convention, task.there.convention
+    new, gains, eps = dict(task.state), {}, dict(task.eps)
     if source == target:
-        return Translated(new, new_eps, {}, ("both sides have the same convention: nothing to rescale",))
-    counts = _values(values, layers)
-    for layer in layers:
+        return Translated(new, eps, {}, ("both sides have the same convention: nothing to rescale",))
+    _refuse_total(task)
+    counts = _values(task)
+    for layer in task.layers:
         m = counts[layer.name]
         ratio = rules.normalising_ratio(source, target, m)
         if ratio != 1:
             if layer.gain is None:
-                raise UserError(f"keep: layer {layer.name!r} has no γ, which 'training' must rescale; add one of ones")
+                raise UserError(f"keep: layer {layer.name!r} has no γ in the file, and 'training' must rescale it")
             gains[layer.gain] = ratio**0.5
-            new[layer.gain] = rules.scaled(state[layer.gain], ratio**0.5)
-            new_eps[layer.name] = eps[layer.name] * ratio
-        variance = rules.accumulating_ratio(source, target, m)
-        new[layer.variance] = rules.scaled(state[layer.variance], variance)
-    notes = []
+            new[layer.gain] = rules.scaled(task.state[layer.gain], ratio**0.5)
+            eps[layer.name] *= ratio
+        for key in filter(None, (layer.variance, layer.also)):
+            new[key] = rules.scaled(task.state[key], rules.accumulating_ratio(source, target, m))
     same = source.normalize == source.accumulate and target.normalize == target.accumulate
-    if not same:
-        notes.append("training goes on as before; inference changes to what the target's convention makes of it")
-    if gains:
-        notes.append("a γ was rescaled: its optimizer state and learning rate must be too (translate_optimizer)")
-    return Translated(new, new_eps, gains, tuple(notes))
+    note = "training goes on as before; inference changes to what the target's convention makes of it"
+    return Translated(new, eps, gains, () if same else (note,))
 
 
-def _as_trained(
-    state: Mapping[str, Tensor],
-    layers: list[LayerKeys],
-    eps: dict[str, float],
-    here: Framework,
-    there: Framework,
-    values: Mapping[str, int] | Callable[[], Mapping[str, int]] | None,
-    momentum: float | str | None,
-    steps: int | None,
-    place: str,
-) -> Translated:
+def _as_trained(task: _Task) -> Translated:
+    here, there = task.here, task.there
     source, target = here.convention, there.convention
-    new = dict(state)
+    new, notes = dict(task.state), []
+    if source.normalize != target.normalize:
+        notes.append(
+            "the two sides normalise training batches differently: the target's layers would also have seen other inputs"
+        )
     if source.accumulate == target.accumulate and here.bias_corrected == there.bias_corrected:
-        note = f"both sides store the {source.accumulate} variance: running variances stay as they are"
-        return Translated(new, eps, {}, (note, *_other_divisor(here, there)))
-    if momentum is None:
+        stay = f"both sides store the {source.accumulate} variance: running variances stay as they are"
+        return Translated(new, task.eps, {}, (stay, *notes))
+    _refuse_total(task)
+    if task.momentum is None:
         raise UserError("momentum: the weight of the new batch in training is unknown; give --momentum")
-    alpha = parse_momentum(momentum, "momentum")
-    counts = _values(values, layers)
-    for layer in layers:
-        t = _steps(state, layer, steps)
-        shares = [rules.start_share(alpha, t, side.bias_corrected) for side in (here, there)]
+    alpha = parse_momentum(task.momentum, "momentum")
+    counts = _values(task)
+    for layer in task.layers:
+        steps = _steps(task, layer)
+        shares = [rules.start_share(alpha, steps, side.bias_corrected) for side in (here, there)]
         ratio = rules.accumulating_ratio(source, target, counts[layer.name])
         try:
-            new[layer.variance] = rules.as_trained(state[layer.variance], ratio, *shares)
+            new[layer.variance] = rules.as_trained(task.state[layer.variance], ratio, *shares)
         except ValueError as error:
-            raise UserError(
-                f"{place}: layer {layer.name!r}: {error}, the share of the start value 1 that {t} batches at momentum "
-                f"{momentum} leave; check momentum and steps"
-            ) from error
-    return Translated(new, eps, {}, _other_divisor(here, there))
+            raise UserError(f"{task.place}: layer {layer.name!r}: {error}, the share of the start value 1 that {steps} "
+                            f"batches at momentum {task.momentum} leave; check momentum and steps") from error  # fmt: skip
+        if layer.also is not None:
+            new[layer.also] = rules.scaled(task.state[layer.also], ratio)
+    return Translated(new, task.eps, {}, tuple(notes))
 
 
-def _other_divisor(here: Framework, there: Framework) -> tuple[str, ...]:
-    if here.convention.normalize == there.convention.normalize:
-        return ()
-    return ("the two sides normalise training batches differently: the target's layers would also have seen other inputs",)
+def _refuse_total(task: _Task) -> None:
+    """No m says what the batch means add to the variance: m_eff would, and only data tell it."""
+    stored = [side.convention.accumulate for side in (task.here, task.there)]
+    if stored[0] != stored[1] and "total" in stored:
+        role, side = ("source", task.here) if stored[0] == "total" else ("target", task.there)
+        raise UserError(f"{role}: {side.name!r} stores the total variance, and no factor leads to it or from it; "
+                        "use --keep inference, or measure it on data with bnstudy diagnose --recalibrate")  # fmt: skip
 
 
-def _values(
-    values: Mapping[str, int] | Callable[[], Mapping[str, int]] | None, layers: list[LayerKeys]
-) -> Mapping[str, int]:
-    if values is None:
+def _values(task: _Task) -> Mapping[str, int]:
+    if task.values is None:
         raise UserError("values: m, the values per channel in training, is unknown; give --batch-size or --per-layer FILE")
-    found = values() if callable(values) else values
-    missing = [layer.name for layer in layers if layer.name not in found]
+    found = task.values() if callable(task.values) else task.values
+    missing = [layer.name for layer in task.layers if layer.name not in found]
     if missing:
         raise UserError(f"values: layer {missing[0]!r} is missing; give m for every layer")
     return found
 
 
-def _steps(state: Mapping[str, Tensor], layer: LayerKeys, steps: int | None) -> int:
-    counted = None if layer.count is None else int(state[layer.count])
-    if counted is None and steps is None:
-        raise UserError(f"steps: layer {layer.name!r} does not count its batches (num_batches_tracked); give --steps")
-    if counted is not None and steps is not None and counted != steps:
-        raise UserError(f"steps: {steps} was given but layer {layer.name!r} counted {counted}; leave --steps out")
-    return counted if counted is not None else steps or 0
+def _steps(task: _Task, layer: LayerKeys) -> int:
+    counted = None if layer.count is None else int(task.state[layer.count])
+    if counted is None and task.steps is None:
+        raise UserError(f"steps: layer {layer.name!r} does not count its batches in {task.place}; give --steps")
+    if counted is not None and task.steps is not None and counted != task.steps:
+        raise UserError(f"steps: {task.steps} was given but layer {layer.name!r} counted {counted}; leave --steps out")
+    return counted if counted is not None else task.steps or 0
 
 
 def _eps_by_layer(eps: float | Mapping[str, float], layers: list[LayerKeys]) -> dict[str, float]:
@@ -217,3 +217,26 @@ def _eps_by_layer(eps: float | Mapping[str, float], layers: list[LayerKeys]) -> 
     if missing:
         raise UserError(f"eps: layer {missing[0]!r} is missing; give ε for every layer, or one number")
     return {layer.name: float(eps[layer.name]) for layer in layers}
+
+
+def _check_statistics(state: Mapping[str, Tensor], layers: list[LayerKeys], place: str) -> None:
+    """Refuse statistics that no training leaves, since what is made of them would be as wrong."""
+    for layer in layers:
+        for key, least in ((layer.mean, -torch.inf), (layer.variance, 0.0)):
+            wrong = state[key][~(state[key].isfinite() & (state[key] >= least))]
+            if wrong.numel():
+                what = "finite" if key == layer.mean else "finite and not negative"
+                raise UserError(f"{place}: {key!r} holds {float(wrong[0]):g} in {wrong.numel()} of {state[key].numel()} "
+                                f"channels; running statistics are {what}")  # fmt: skip
+        if layer.count is not None and (state[layer.count].numel() != 1 or state[layer.count].item() < 0):
+            raise UserError(
+                f"{place}: {layer.count!r} holds {shown(state[layer.count].tolist())}; one count of batches expected"
+            )
+
+
+def _check_results(old: Mapping[str, Tensor], new: Mapping[str, Tensor], place: str) -> None:
+    """Refuse results that the type of a tensor cannot hold, as float16 may not."""
+    for key, tensor in new.items():
+        if tensor is not old[key] and not tensor.isfinite().all() and bool(old[key].isfinite().all()):
+            raise UserError(f"{place}: {key!r} rescaled does not fit into {str(tensor.dtype).removeprefix('torch.')}; "
+                            "convert the file to float32 first")  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bnstudy.errors import UserError
+from bnstudy.errors import UserError, shown
 
 
 def values_per_channel(model: nn.Module, batch: Tensor) -> dict[str, int]:
@@ -25,7 +25,7 @@ def values_per_channel(model: nn.Module, batch: Tensor) -> dict[str, int]:
     Raises:
         ValueError: a layer that sees two different m in one pass.
 
-    Source: bnstudy issue 6.
+    Source: docs/architecture.md, "Translation".
     """
     found: dict[str, int] = {}
     modes = {module: module.training for module in model.modules()}
@@ -77,7 +77,7 @@ def resolve(
     if batch_size == "varying":
         raise UserError("batch_size: it was not constant in training, and then no single factor m/(m-1) applies")
     if isinstance(batch_size, str):
-        raise UserError(f"batch_size: {batch_size!r} is no number of samples; use a whole number, or 'varying'")
+        raise UserError(f"batch_size: {shown(batch_size)} is no number of samples; use a whole number, or 'varying'")
     if per_layer is not None:
         return _from_layers(names, per_layer, batch_size)
     if batch_size is None:
@@ -97,23 +97,25 @@ def _from_layers(names: Sequence[str], per_layer: Mapping[str, Any], batch_size:
     strangers = [str(name) for name in per_layer if name not in names]
     missing = [name for name in names if name not in per_layer]
     if strangers or missing:
-        wrong = f"{strangers[0]!r} is no layer of the file" if strangers else f"layer {missing[0]!r} is missing"
+        wrong = f"{shown(strangers[0])} is no layer of the file" if strangers else f"layer {missing[0]!r} is missing"
         raise UserError(f"per_layer: {wrong}; give m, or [H, W], for each of {_listed(names)}")
     found = {}
     for name in names:
         value = per_layer[name]
-        if isinstance(value, list) and value and all(_whole(side) for side in value):
+        if isinstance(value, list) and 0 < len(value) <= 3 and all(_whole(side) and side > 0 for side in value):
             if batch_size is None:
-                raise UserError(f"per_layer: layer {name!r} has {value} but the batch size is unknown; give --batch-size")
+                raise UserError(
+                    f"per_layer: layer {name!r} has {shown(value)} but the batch size is unknown; give --batch-size"
+                )
             value = batch_size * math.prod(value)
         if not _whole(value):
-            raise UserError(f"per_layer: layer {name!r} has {value!r}; use a whole number m, or [H, W]")
+            raise UserError(f"per_layer: layer {name!r} has {shown(value)}; use a whole number m, or [H, W]")
         found[name] = _at_least_two(value, f"per_layer: layer {name!r}")
     return found
 
 
 def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def _at_least_two(m: int, key: str) -> int:
@@ -123,4 +125,5 @@ def _at_least_two(m: int, key: str) -> int:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} … {names[-1]} ({len(names)} layers)"
+    short = [shown(name)[1:-1] for name in (names if len(names) <= 4 else [*names[:3], names[-1]])]
+    return ", ".join(short) if len(names) <= 4 else f"{', '.join(short[:3])} … {short[3]} ({len(names)} layers)"
