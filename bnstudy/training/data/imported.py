@@ -10,9 +10,9 @@ import numpy as np
 from bnstudy.errors import UserError
 from bnstudy.factories import call_factory, source_digest
 from bnstudy.training.config import DatasetConfig
-from bnstudy.training.imported import arguments_text, check_fields, check_source
 from bnstudy.training.data.shapes import DatasetShape
 from bnstudy.training.data.sources import Array, Source
+from bnstudy.training.imported import arguments_text, check_fields, check_source
 
 KEY = "dataset.factory"
 CALL = "load(**dataset.args)"

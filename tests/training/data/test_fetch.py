@@ -14,8 +14,8 @@ import pytest
 
 from bnstudy.errors import UserError
 from bnstudy.training.config import DatasetConfig
-from scripts.fetch_data import unpack
 from bnstudy.training.data.files import DataFile, data_files, require_files
+from scripts.fetch_data import unpack
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

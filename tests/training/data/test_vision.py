@@ -25,8 +25,8 @@ import torch
 import torchvision.datasets as published
 
 from bnstudy.errors import UserError
-from bnstudy.training.data import files, shapes
 from bnstudy.training.config import DatasetConfig
+from bnstudy.training.data import files, shapes
 from bnstudy.training.data.dataset import load_dataset
 from bnstudy.training.data.shapes import describe
 from bnstudy.training.data.vision import CLASSES
