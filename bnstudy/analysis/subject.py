@@ -44,6 +44,11 @@ class Subject:
         return self.metric.companion if self.metric.companion in self.measured else None
 
     @property
+    def shown(self) -> tuple[str, ...]:
+        """The metrics that figures are drawn of: the primary one, and its companion where there is one."""
+        return (self.metric.name, self.companion) if self.companion else (self.metric.name,)
+
+    @property
     def what(self) -> str:
         """The primary number in words."""
         where = "training" if self.split == "train" else self.split

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bnstudy.analysis.figures.curves import curves_figure
@@ -11,7 +11,26 @@ from bnstudy.analysis.figures.equivalence import equivalence_figure
 from bnstudy.analysis.figures.figure import Figure
 from bnstudy.analysis.figures.gap import gap_figure
 from bnstudy.analysis.figures.layers import collapse_figure, effective_figure
-from bnstudy.analysis.subject import Tables, subject_of
+from bnstudy.analysis.subject import Subject, Tables, subject_of
+
+Draw = Callable[[Tables, Subject], Figure | list[Figure]]
+"""Makes a figure of a study's tables, or several of one kind."""
+
+
+def per_metric(draw: Callable[[Tables, Subject, str], Figure]) -> Draw:
+    """A figure for the primary metric, and one for its companion where that was measured."""
+    return lambda tables, subject: [draw(tables, subject, metric) for metric in subject.shown]
+
+
+FIGURES: list[Draw] = [
+    equivalence_figure,
+    per_metric(gap_figure),
+    per_metric(decomposition_figure),
+    collapse_figure,
+    effective_figure,
+    curves_figure,
+]
+"""What a report shows, from top to bottom."""
 
 
 def figures_of(tables: Tables, provenance: Mapping[str, Any]) -> list[Figure]:
@@ -24,12 +43,8 @@ def figures_of(tables: Tables, provenance: Mapping[str, Any]) -> list[Figure]:
     Source: docs/architecture.md, "How to add".
     """
     subject = subject_of(tables, provenance)
-    metrics = [subject.metric.name, *([subject.companion] if subject.companion else [])]
-    return [
-        equivalence_figure(tables, subject),
-        *(gap_figure(tables, subject, metric) for metric in metrics),
-        *(decomposition_figure(tables, subject, metric) for metric in metrics),
-        collapse_figure(tables, subject),
-        effective_figure(tables, subject),
-        curves_figure(tables, subject),
-    ]
+    figures: list[Figure] = []
+    for draw in FIGURES:
+        drawn = draw(tables, subject)
+        figures += drawn if isinstance(drawn, list) else [drawn]
+    return figures
