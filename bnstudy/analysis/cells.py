@@ -53,6 +53,11 @@ def _groups(texts: pd.DataFrame, columns: list[str]) -> int:
     return int(texts.groupby(columns, sort=False).ngroups)
 
 
+def arms_of(frame: pd.DataFrame) -> pd.Series[Any]:
+    """The arm of each row with `convention` and `norm`: the convention, or "norm=group" where there is no BatchNorm."""
+    return frame["convention"].where(frame["norm"] == "batch", "norm=" + frame["norm"].astype(str))
+
+
 def convention_of(fields: Mapping[str, Any]) -> str:
     """The convention of a cell's flat configuration; "none" for a baseline without BatchNorm."""
     if fields["model.norm"] != "batch":

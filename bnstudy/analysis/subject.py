@@ -45,7 +45,7 @@ class Subject:
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """The metrics that figures are drawn of: the primary one, and its companion where there is one."""
+        """The metrics that figures and tables show: the primary one, and its companion where there is one."""
         return (self.metric.name, self.companion) if self.companion else (self.metric.name,)
 
     @property

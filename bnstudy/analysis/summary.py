@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bnstudy.analysis.cells import arms_of
 from bnstudy.analysis.schemas import TERMS
 from bnstudy.analysis.statistics import mean_interval
 from bnstudy.batchnorm.conventions import ARMS
@@ -68,11 +69,9 @@ def printed_tables(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
                 rows = part[(part["metric"] == metric.name) & (part["quantity"] == quantity) & (part["split"] == split)]
                 if rows.empty:
                     continue
-                # A baseline's column is named for its layer.
-                labels = rows["convention"].where(rows["norm"] == "batch", "norm=" + rows["norm"])
-                cells = rows.assign(text=[_text(row, metric) for row in rows.itertuples()], convention=labels)
+                cells = rows.assign(text=[_text(row, metric) for row in rows.itertuples()], arm=arms_of(rows))
                 table = cells.pivot_table(
-                    index=["batch_size", *extra], columns="convention", values="text", aggfunc="first", dropna=False
+                    index=["batch_size", *extra], columns="arm", values="text", aggfunc="first", dropna=False
                 )
                 baselines = [name for name in table if name not in ARMS]
                 table = table[[*(name for name in ARMS if name in table), *baselines]].dropna(how="all")

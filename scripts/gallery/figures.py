@@ -135,7 +135,7 @@ def variances_figure(gallery: Gallery) -> Figure:
     alone = ", ".join(name.replace("_", " ") for name in planted_in if name not in faults)
 
     def draw(layout: Layout) -> alt.ConcatChart:
-        columns = layout.columns(len(faults))
+        columns = layout.columns(len(faults), 4)
         panels = []
         for place, name in enumerate(faults):
             planted = layers[layers.fault == name]

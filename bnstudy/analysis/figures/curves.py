@@ -5,6 +5,7 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
+from bnstudy.analysis.cells import arms_of
 from bnstudy.analysis.figures.figure import Chart, Figure, Layout, Panel, absent, arranged, data, title_lines
 from bnstudy.analysis.figures.panels import across, labels, panels_of, position, seeds_phrase
 from bnstudy.analysis.figures.theme import arm_colour, arm_label, ordered_arms
@@ -55,15 +56,15 @@ def curves_figure(tables: Tables, subject: Subject) -> Figure:
         columns = layout.columns(len(sizes), 3)
         panels = [
             _panel(part, size, group, arms, shown.axis(shown.label, level=True), epochs, layout, columns)
-            for group, these in panels_of(frame, "group")
-            for size, part in panels_of(these.sort_values("order", kind="stable"), "size")
+            for group, of_group in panels_of(frame, "group")
+            for size, part in panels_of(of_group.sort_values("order", kind="stable"), "size")
         ]
         return arranged(panels, columns)
 
     last = frame[frame["epoch"] == epochs]
     spread = [amount(float(end) / shown.factor, shown, unit=False) for end in (last["mean"].min(), last["mean"].max())]
     caption = (
-        f"{subject.split} {shown.label}{f' ({shown.level_unit})' if shown.level_unit else ''} at the end of each epoch with "
+        f"{shown.axis(f'{subject.split} {shown.label}', level=True)} at the end of each epoch with "
         f"frozen weights: solid under the statistic that the convention stored, dashed under the batch's, as in training. "
         f"Mean over {seeds_phrase(frame['seeds'])}; bands are 95 % t intervals of the solid lines. Conventions that "
         f"normalise alike share their dashed line."
@@ -71,11 +72,9 @@ def curves_figure(tables: Tables, subject: Subject) -> Figure:
         f"Shown: {what} {', '.join(f'{size:g}' for size in sizes)}"
         f"{f', and {MOST_GROUPS} of {len(groups)} groups' if len(groups) > MOST_GROUPS else ''}; the data table has all."
     )
-    described = (
-        f"Line charts over {plural(epochs, 'epoch')}; after the last one, {shown.label} lies between {' and '.join(spread)}"
-    )
-    described = f"{described} {shown.level_unit}".rstrip() + "."
-    return Figure(name, title, "metrics", draw, caption.capitalize()[:1] + caption[1:], described)
+    ends = f"{' and '.join(spread)} {shown.level_unit}".rstrip()
+    described = f"Line charts over {plural(epochs, 'epoch')}; after the last one, {shown.label} lies between {ends}."
+    return Figure(name, title, "metrics", draw, caption[:1].upper() + caption[1:], described)
 
 
 def _three(values: list[float]) -> list[float]:
@@ -86,7 +85,7 @@ def _owned(owners: pd.DataFrame) -> pd.DataFrame:
     """Which statistic belongs to which arm of which job."""
     pairs = owners[["job", "convention", "norm"]].drop_duplicates()
     own = [ARMS[name].own_statistic if name in ARMS else "none" for name in pairs["convention"]]
-    arm = pairs["convention"].where(pairs["norm"] == "batch", "norm=" + pairs["norm"].astype(str))
+    arm = arms_of(pairs)
     parts = [pd.DataFrame({"job": pairs["job"], "convention": arm, "statistic": own, "mode": MODES[0]})]
     normal = pairs["norm"] == "batch"
     parts.append(pd.DataFrame({"job": pairs["job"], "convention": arm, "statistic": "batch", "mode": MODES[1]})[normal])
@@ -95,12 +94,12 @@ def _owned(owners: pd.DataFrame) -> pd.DataFrame:
 
 def _averaged(rows: pd.DataFrame, owned: pd.DataFrame, metric: str, factor: float) -> pd.DataFrame:
     joined = rows.merge(owned, on=["job", "statistic"])
-    found = []
+    rows_of = []
     keys = ["group", "order", "size", "convention", "mode", "epoch"]
     for values, part in joined.groupby(keys, sort=False):
         ends = [float(end[0]) * factor for end in mean_interval(part[[metric]].to_numpy())]
-        found.append((*values, *ends, len(part)))
-    frame = pd.DataFrame(found, columns=[*keys, "mean", "low", "high", "seeds"])
+        rows_of.append((*values, *ends, len(part)))
+    frame = pd.DataFrame(rows_of, columns=[*keys, "mean", "low", "high", "seeds"])
     return frame.assign(arm=frame["convention"].map(arm_label)) if len(frame) else frame
 
 

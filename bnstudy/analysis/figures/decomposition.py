@@ -70,10 +70,10 @@ def decomposition_figure(tables: Tables, subject: Subject, metric: str) -> Figur
         return arranged(panels, columns)
 
     caption = (
-        f"Mean gap in {shown.label}{f' ({shown.unit})' if shown.unit else ''} on the training split over "
-        f"{seeds_phrase(terms['seeds'])}, in four terms that add up to it ({_MEANING}). Those above zero are stacked "
-        f"upwards, those below downwards; the dot is their sum, the gap, with its 95 % interval. Panels of one row share a "
-        f"scale. The split depends on the order of the path, which is the one listed."
+        f"Mean {shown.axis(f'gap in {shown.label}')} on the training split over {seeds_phrase(terms['seeds'])}, in four "
+        f"terms that add up to it ({_MEANING}). Terms above zero are stacked upwards, those below zero downwards; the dot "
+        f"is their sum, the gap, with its 95 % interval. Panels of one row share a scale. How large a term is depends on "
+        f"the order in which the causes are removed, which is the order of this list."
         + left_out(bars["panel"].nunique(), MOST_GROUPS).replace("panels", "groups of panels")
     )
     return Figure(name, title, "summary", draw, caption, _alt(terms, axis, metric))
@@ -122,7 +122,7 @@ def _panel(
 def _alt(terms: pd.DataFrame, axis: Across, metric: str) -> str:
     x = position(terms, axis.column)
     smallest = terms[x == x.min()].groupby("quantity", sort=False)["mean"].mean()
-    said = ", ".join(
+    means = ", ".join(
         f"{term} {amount(float(smallest[term]), metric_of(metric))}" for term in TERM_COLOURS if term in smallest
     )
-    return f"Stacked bars of the gap's four terms. At {axis.column.replace('_', ' ')} {x.min():g}, over all panels: {said}."
+    return f"Stacked bars of the gap's four terms. At {axis.column.replace('_', ' ')} {x.min():g}, over all panels: {means}."

@@ -59,8 +59,9 @@ def equivalence_figure(tables: Tables, subject: Subject) -> Figure:
     rows = equivalence_rows(contrasts, subject)
     known = rows[rows["difference"].notna()]
     if known.empty:
-        why = f"No comparison of {subject.what} has a pair of seeds to show: " + (
-            "both arms must have finished, and no more than a few seeds diverged."
+        why = (
+            f"No comparison of {subject.what} has a pair of seeds to show: both arms must have finished, and only a few "
+            f"seeds may have diverged."
         )
         return absent(name, title, "contrasts", why)
     axis = across(known, subject.varying)
@@ -69,14 +70,14 @@ def equivalence_figure(tables: Tables, subject: Subject) -> Figure:
 
     def draw(layout: Layout) -> Chart:
         panels = list(panels_of(frame))
-        columns = layout.columns(len(panels), 2 if len(panels) in (2, 4) else 3)
+        columns = layout.columns(len(panels))
         shown = [_panel(part, frame, label, axis, subject, layout, columns) for label, part in panels]
         return arranged(shown, columns)
 
     wide = f"{100 * (1 - 2 * subject.alpha):g} %"
     interval = (
-        f"Thick lines are {wide} intervals over seeds (inside the margin is necessary for equivalence, and enough "
-        f"where nothing is adjusted: verdicts of a declared family are Holm's), thin ones {100 * (1 - subject.alpha):g} %. "
+        f"Thick lines are {wide} intervals over seeds, thin ones {100 * (1 - subject.alpha):g} %. Equivalence needs the "
+        f"thick line inside the margin; in a declared family, whose p-values Holm's method adjusts, it may need more. "
         if known["ci_low"].notna().any()
         else "Without at least two seeds there are no intervals. "
     )
@@ -85,11 +86,10 @@ def equivalence_figure(tables: Tables, subject: Subject) -> Figure:
         if subject.margin is not None
         else "No margin was declared, so no band is drawn and nothing can be called equivalent. "
     )
-    null = "The grey arm is the null arm: two ways to compute one function, whose differences are rounding only. "
+    null = "The grey arm is the null arm: one function computed in two ways, whose differences are rounding only. "
     caption = (
-        f"Mean paired difference in {subject.what}{f' ({subject.metric.unit})' if subject.metric.unit else ''}, arm − "
-        f"reference, over {seeds_phrase(known['n'])}. {interval}{margin}"
-        f"{null if (known['arm'] == NULL_ARM).any() else ''}Shapes tell the verdicts."
+        f"Mean paired difference in {subject.metric.axis(subject.what)}, arm − reference, over {seeds_phrase(known['n'])}. "
+        f"{interval}{margin}{null if (known['arm'] == NULL_ARM).any() else ''}Shapes show the verdicts."
         f"{f' {missing} comparisons without a pair of seeds are not drawn.' if missing else ''}"
         + left_out(frame["panel"].nunique(), MOST_PANELS)
     )
@@ -106,7 +106,7 @@ def _prepared(known: pd.DataFrame, axis: Across, subject: Subject) -> pd.DataFra
     return pd.DataFrame(
         {
             "arm_name": known["arm"].astype(object),
-            "contrast": [_named(str(arm), str(other)) for arm, other in zip(known["arm"], known["reference"], strict=True)],
+            "contrast": [_named(str(row.arm), str(row.reference)) for row in known.itertuples()],
             "panel": labels(known, axis, subject.varying).astype(object),
             "x": position(known, axis.column),
             "verdict": known["verdict"].astype(object),
@@ -172,6 +172,6 @@ def _panel(
 
 def _alt(known: pd.DataFrame, metric: Metric) -> str:
     counts = known["verdict"].value_counts()
-    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if verdict in counts)
+    verdicts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if verdict in counts)
     ends = f"{amount(float(known['difference'].min()), metric)} to {amount(float(known['difference'].max()), metric)}"
-    return f"Dot plot of {len(known)} paired differences, from {ends}: {said}."
+    return f"Dot plot of {len(known)} paired differences, from {ends}: {verdicts}."

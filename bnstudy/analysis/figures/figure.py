@@ -32,8 +32,9 @@ class Layout:
     legend_columns: int
 
     def columns(self, panels: int, most: int | None = None) -> int:
-        """Panels side by side."""
-        return max(1, min(panels, most or self.most, self.most))
+        """Panels side by side; by default three, or two where that fills every row."""
+        most = most or (2 if panels in (2, 4) else 3)
+        return max(1, min(panels, most, self.most))
 
     def width(self, columns: int, axis: int = 62) -> int:
         """Width of a panel without its axis."""

@@ -53,23 +53,18 @@ def gap_figure(tables: Tables, subject: Subject, metric: str) -> Figure:
 
     def draw(layout: Layout) -> Chart:
         panels = list(panels_of(frame))
-        columns = layout.columns(len(panels), 2 if len(panels) in (2, 4) else 3)
-        return arranged(
-            [
-                _panel(part, label, axis, arms, shown.axis(f"gap in {shown.label}"), layout, columns)
-                for label, part in panels
-            ],
-            columns,
-        )
+        columns = layout.columns(len(panels))
+        title = shown.axis(f"gap in {shown.label}")
+        return arranged([_panel(part, label, axis, arms, title, layout, columns) for label, part in panels], columns)
 
     interval = (
         " Bars are 95 % t intervals over seeds." if frame["low"].notna().any() else " With one seed there is no interval."
     )
     caption = (
-        f"Gap in {shown.label}{f' ({shown.unit})' if shown.unit else ''}: the value under each convention's own stored "
-        f"statistic less that under the batch's own, same weights, training split; at 0 inference behaves as training "
-        f"did. Mean over {seeds_phrase(known['seeds'])}.{interval} Points are moved a little aside to be told apart; every "
-        f"panel has its own vertical scale.{f' {lost} diverged values are left out.' if lost else ''}"
+        f"{shown.axis(f'Gap in {shown.label}')}: the value under each convention's own stored statistic minus the value "
+        f"under the batch's own, with the same weights on the training split; at 0 inference behaves as training did. Mean "
+        f"over {seeds_phrase(known['seeds'])}.{interval} Points are shifted a little sideways so that they do not hide each "
+        f"other; every panel has its own vertical scale.{f' {lost} diverged values are left out.' if lost else ''}"
         + left_out(frame["panel"].nunique(), MOST_PANELS)
     )
     return Figure(name, title, "summary", draw, caption, _alt(known, axis, metric))

@@ -70,10 +70,10 @@ def collapse_figure(tables: Tables, subject: Subject) -> Figure:
     def draw(layout: Layout) -> Chart:
         names = [convention for convention in POWERS if (frame["convention"] == convention).any()]
         columns = layout.columns(len(names), 2)
-        return arranged(
-            [_collapse_panel(frame[frame["convention"] == one], line, one, groups, ends, layout, columns) for one in names],
-            columns,
-        )
+        panels = [
+            _collapse_panel(frame[frame["convention"] == name], line, name, groups, ends, layout, columns) for name in names
+        ]
+        return arranged(panels, columns)
 
     seeds = int(usable.groupby(["convention", "layer"])["seed"].nunique().max())
     error = np.abs(frame["q"] * (1 - 1 / frame["m_eff"]) - 1)
@@ -187,7 +187,7 @@ def effective_figure(tables: Tables, subject: Subject) -> Figure:
 
     def draw(layout: Layout) -> Chart:
         panels = list(panels_of(frame))
-        columns = layout.columns(len(panels), 2 if len(panels) in (2, 4) else 3)
+        columns = layout.columns(len(panels))
         return arranged([_effective_panel(part, label, ends, layout, columns) for label, part in panels], columns)
 
     share = frame["m_eff"] / frame["m"]

@@ -51,9 +51,9 @@ class Across:
         """The axis, with a tick at every value that was run."""
         return alt.Axis(values=list(self.values), format="~g", title=self.title, grid=False)
 
-    def dodged(self, x: pd.Series[Any], position: int, count: int) -> pd.Series[Any]:
-        """Values moved a little aside, so that the intervals of several arms can be told apart."""
-        step = position - (count - 1) / 2
+    def dodged(self, x: pd.Series[Any], arm: int, arms: int) -> pd.Series[Any]:
+        """Values shifted a little sideways, so that the intervals of several arms do not hide each other."""
+        step = arm - (arms - 1) / 2
         if self.kind == "linear":
             span = (self.values[-1] - self.values[0]) or 1.0
             return x + step * span * 0.012

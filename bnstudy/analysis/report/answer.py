@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bnstudy.analysis.cells import arms_of
 from bnstudy.analysis.figures.equivalence import equivalence_rows
 from bnstudy.analysis.figures.panels import seeds_phrase
 from bnstudy.analysis.figures.theme import NULL_ARM, NULL_REFERENCE
@@ -52,12 +53,13 @@ def null_arm_warning(tables: Tables, subject: Subject) -> str | None:
         return "The null arm, one function computed in two ways, has no pair of seeds to be compared."
     if wrong.empty:
         most = records(rows.loc[[sizes.idxmax()]])[0]
-        still = int((rows["verdict"] == "inconclusive").sum())
+        inconclusive = int((rows["verdict"] == "inconclusive").sum())
+        unsettled = f" ({inconclusive} inconclusive)" if inconclusive else ""
         return (
             f"The null arm, one function computed in two ways, is never called different from its twin in "
-            f"{plural(len(rows), 'comparison')}{f' ({still} inconclusive)' if still else ''}; its largest difference is "
-            f"{amount(float(sizes.max()), subject.metric)}, for {where(most, subject)}: rounding that training amplified, "
-            f"which says what size of difference means nothing there."
+            f"{plural(len(rows), 'comparison')}{unsettled}; its largest difference is "
+            f"{amount(float(sizes.max()), subject.metric)}, for {where(most, subject)}. That is rounding amplified by "
+            f"training: differences of this size mean nothing there."
         )
     return (
         f"Do not trust these verdicts: the null arm, whose differences are rounding only, is called different in "
@@ -112,7 +114,11 @@ def _verdicts(rows: pd.DataFrame, subject: Subject) -> str:
         "identical": ("is identical", "are identical"),
         "inconclusive": ("is inconclusive", "are inconclusive"),
     }
-    said = [f"{counts[name]} {one if counts[name] == 1 else many}" for name, (one, many) in words.items() if name in counts]
+    outcomes = [
+        f"{counts[name]} {singular if counts[name] == 1 else several}"
+        for name, (singular, several) in words.items()
+        if name in counts
+    ]
     if counts.get("different"):
         lead = "The choice makes a difference in some of the cells"
     elif settled == len(rows) and not waiting:
@@ -122,7 +128,7 @@ def _verdicts(rows: pd.DataFrame, subject: Subject) -> str:
     else:
         lead = "The study does not settle its question"
     if waiting:
-        said.append(f"{waiting} {'has' if waiting == 1 else 'have'} no run yet")
+        outcomes.append(f"{waiting} {'has' if waiting == 1 else 'have'} no run yet")
     how = (
         f"Holm-adjusted over the family at α = {subject.alpha:g}"
         if declared
@@ -130,7 +136,7 @@ def _verdicts(rows: pd.DataFrame, subject: Subject) -> str:
     )
     return (
         f"{lead}: of {plural(len(rows) + waiting, 'declared comparison' if declared else 'comparison')} of {subject.what} "
-        f"({_pairs(rows)}), {listed(said)} ({how}; {seeds_phrase(rows.loc[rows['n'] > 0, 'n'])})."
+        f"({_pairs(rows)}), {listed(outcomes)} ({how}; {seeds_phrase(rows.loc[rows['n'] > 0, 'n'])})."
     )
 
 
@@ -165,42 +171,38 @@ def interval(row: dict[str, Any], subject: Subject) -> str:
 
 
 def _open(rows: pd.DataFrame, subject: Subject) -> str:
-    found = rows["mde"].dropna()
+    detectable = rows["mde"].dropna()
     power = f"{100 * POWER:g} % power"
     if subject.margin is None:
-        seen = (
-            f"; with these seeds a true difference of {amount(float(found.median()), subject.metric)} (median over the "
-            f"comparisons) would be found with {power}"
-            if len(found)
-            else ""
-        )
-        return f"No margin was declared, so no comparison can be called equivalent{seen}."
+        found = ""
+        if len(detectable):
+            size = amount(float(detectable.median()), subject.metric)
+            found = (
+                f"; with these seeds a true difference of {size} (median over the comparisons) would be found with {power}"
+            )
+        return f"No margin was declared, so no comparison can be called equivalent{found}."
     unsettled = rows[rows["verdict"] == "inconclusive"]
     if unsettled.empty and (waiting := _waiting(rows, subject)):
         return f"{plural(waiting, 'declared comparison')} cannot be settled before their cells have run."
     if unsettled.empty:
         return f"Every comparison is settled at the declared margin of ±{amount(subject.margin, subject.metric)}."
-    lost = ~decidable(unsettled["n"], unsettled["diverged"] + unsettled["missing"])
-    needed = unsettled.loc[~lost, "seeds_needed"].dropna()
+    undecidable = ~decidable(unsettled["n"], unsettled["diverged"] + unsettled["missing"])
+    needed = unsettled.loc[~undecidable, "seeds_needed"].dropna()
     finite = needed[np.isfinite(needed)].clip(lower=float(unsettled["n"].max()) + 1)
-    beyond = int(np.isinf(needed).sum())
-    rest = "; ".join(
-        text
-        for count, text in (
-            (beyond, f"{beyond} would need more than a million"),
-            (int(lost.sum()), f"{int(lost.sum())} lost too many seeds, or never had enough, for any verdict"),
-        )
-        if count
-    )
+    reasons = {
+        "would need more than a million": int(np.isinf(needed).sum()),
+        "have too few seeds, or lost too many, for any verdict": int(undecidable.sum()),
+    }
+    rest = "; ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
     if finite.empty and rest:
-        return f"Of the inconclusive ones, {rest}."
+        return f"Of the inconclusive comparisons, {rest}."
     if finite.empty:
-        return "How many seeds would settle the inconclusive ones cannot be said from these runs."
+        return "These runs do not tell how many seeds would settle the inconclusive comparisons."
     least, most = _count(finite.min()), _count(finite.max())
     seeds = least if least == most else f"{least} to {most} (median {_count(finite.median())})"
     return (
-        f"To settle the inconclusive ones at ±{amount(subject.margin, subject.metric)} with {power} would take "
-        f"{seeds} seeds, by the spread seen here{f'; {rest}' if rest else ''}."
+        f"Settling the inconclusive comparisons at ±{amount(subject.margin, subject.metric)} with {power} would take "
+        f"{seeds} seeds, judged by the spread seen here{f'; {rest}' if rest else ''}."
     )
 
 
@@ -224,14 +226,12 @@ def _too_few(rows: pd.DataFrame, subject: Subject) -> list[str]:
             f"The largest estimate is {row['arm']} − {row['reference']} for {where(row, subject)}: "
             f"{interval(row, subject)}, {plural(int(row['n']), 'seed')}."
         )
-    return [first, second, f"Run more seeds to say more; {FEWEST_SEEDS} is the least, and intervals need at least two."]
+    return [first, second, f"More seeds would say more: a verdict needs at least {FEWEST_SEEDS}, an interval at least 2."]
 
 
 def _nothing_compared(tables: Tables, subject: Subject) -> list[str]:
     owners = tables.get("generalisation", pd.DataFrame())
-    arms = [] if owners.empty else sorted(
-        {name if norm == "batch" else f"norm={norm}" for name, norm in owners[["convention", "norm"]].to_numpy()}
-    )  # fmt: skip
+    arms = [] if owners.empty else sorted(arms_of(owners).unique())
     conventions = [arm for arm in arms if arm in CONVENTIONS]
     if not arms:
         first = "There is no answer: these runs hold no measurement."
@@ -239,5 +239,5 @@ def _nothing_compared(tables: Tables, subject: Subject) -> list[str]:
         first = f"There is no answer about conventions: only baselines without BatchNorm were run ({listed(arms)})."
     else:
         first = f"There is no answer: no cell has two arms to compare in {subject.what}; the arms run are {listed(arms)}."
-    second = "No comparison was made, so there is no effect, no interval and no verdict."
+    second = "Nothing was compared, so there is no effect, no interval and no verdict."
     return [first, second, "What was measured is in the tables below."]

@@ -37,12 +37,10 @@ def latex_tables(tables: Tables, subject: Subject, sheets: list[Sheet]) -> dict[
     found: dict[str, str] = {}
     for sheet in sheets:
         if sheet.name == "contrasts":
-            frame = pd.DataFrame([[cell.text for cell in row] for row in sheet.rows], columns=pd.Index(sheet.columns))
-            found["contrasts.tex"] = _table(frame, f"{sheet.title}. {sheet.note}", "contrasts")
+            found["contrasts.tex"] = _table(sheet.texts, f"{sheet.title}. {sheet.note}", "contrasts")
     if "summary" in tables and len(tables["summary"]):
-        wanted = [subject.metric.name, *([subject.companion] if subject.companion else [])]
         summary = tables["summary"]
-        for title, frame in printed_tables(summary[summary["metric"].isin(wanted)]):
+        for title, frame in printed_tables(summary[summary["metric"].isin(subject.shown)]):
             stem = re.sub(r"[^a-z0-9]+", "_", title.split(" (")[0].rpartition(", ")[0].lower() or title.lower()).strip("_")
             name, count = f"{stem}.tex", 2
             while name in found:

@@ -27,14 +27,14 @@ def notices(tables: Tables, provenance: Mapping[str, Any], subject: Subject) -> 
         parts = [f"{len(jobs)} {fate}" for jobs, fate in ((missing, "missing"), (failed, "failed")) if jobs]
         total = f" of {len(planned)}" if planned else ""
         paragraphs.append(
-            f"This report is partial: {' and '.join(parts)}{total} jobs. It shows what is there; every one that is not is "
-            f"named under “How it was run”."
+            f"This report is partial: {' and '.join(parts)}{total} jobs. It shows the finished ones and "
+            f"names the others under “How it was run”."
         )
     if diverged:
         seeds = sum(len(steps) for steps in diverged.values())
         paragraphs.append(
             f"{plural(seeds, 'seed')} diverged in {plural(len(diverged), 'job')}. They are left out of means, and of "
-            f"every arm of a comparison; where more than a tenth is lost, its verdict is inconclusive."
+            f"every arm of a comparison; a comparison that loses more than a tenth of its pairs is inconclusive."
         )
     if _all_diverged(tables):
         paragraphs.append("Every seed that finished diverged: there is no number to compare, and the figures say so.")
@@ -43,15 +43,13 @@ def notices(tables: Tables, provenance: Mapping[str, Any], subject: Subject) -> 
     mixed = [f"{len(provenance[key])} {what}" for key, what in _ORIGIN.items() if len(provenance.get(key) or []) > 1]
     if mixed:
         paragraphs.append(
-            f"The runs are mixed: they come from {', '.join(mixed)}, all listed under “How it was run”. Rounding can differ "
-            f"between them."
+            f"The runs are mixed: they come from {', '.join(mixed)}, all listed under “How it was run”. Their rounding can "
+            f"differ."
         )
     absent = [name for name in _EXPECTED if name not in tables or tables[name].empty]
     if absent:
-        names = ", ".join(absent)
-        paragraphs.append(
-            f"No rows in: {names}. What would be drawn or told from {'it' if len(absent) == 1 else 'them'} is left out."
-        )
+        needed = "that table" if len(absent) == 1 else "those tables"
+        paragraphs.append(f"No rows in: {', '.join(absent)}. Figures and sentences made from {needed} are left out.")
     declared = (provenance.get("declared") or {}).get("metric")
     if declared and declared != subject.metric.name:
         paragraphs.append(

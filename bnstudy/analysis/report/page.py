@@ -27,13 +27,9 @@ def markdown(content: Content, summary: pd.DataFrame | None) -> str:
     printed = []
     for sheet in content.sheets:
         if sheet.name == "contrasts":
-            frame = pd.DataFrame([[cell.text for cell in row] for row in sheet.rows], columns=pd.Index(sheet.columns))
-            cut = (
-                f" The first {len(sheet.rows)} of {sheet.total} rows; all are in {sheet.file}."
-                if sheet.total > len(frame)
-                else ""
-            )
-            printed.append((sheet.title, sheet.note + cut, _table(frame)))
+            shown = len(sheet.rows)
+            cut = f" The first {shown} of {sheet.total} rows; all are in {sheet.file}." if sheet.total > shown else ""
+            printed.append((sheet.title, sheet.note + cut, _table(sheet.texts)))
     if summary is not None and len(summary):
         for title, frame in printed_tables(summary):
             printed.append((title, "Mean ± half the 95 % t interval over seeds; descriptive.", _table(frame)))

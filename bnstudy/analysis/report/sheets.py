@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bnstudy.analysis.cells import arms_of
 from bnstudy.analysis.figures.units import Metric, fixed, metric_of, number, p_value
 from bnstudy.analysis.schemas import TERMS
 from bnstudy.analysis.subject import Subject, Tables
@@ -45,6 +46,11 @@ class Sheet:
     rows: list[list[Cell]]
     total: int
     file: str
+
+    @property
+    def texts(self) -> pd.DataFrame:
+        """What is read, as a DataFrame."""
+        return pd.DataFrame([[cell.text for cell in row] for row in self.rows], columns=pd.Index(self.columns))
 
     def numeric(self, column: int) -> bool:
         """Whether a column holds numbers."""
@@ -109,13 +115,12 @@ def _contrasts(name: str, title: str, note: str, rows: pd.DataFrame, subject: Su
 def _summary_sheet(summary: pd.DataFrame, subject: Subject) -> Sheet | None:
     if summary.empty:
         return None
-    metrics = [subject.metric.name, *([subject.companion] if subject.companion else [])]
     wanted = ((summary["quantity"] == "own") & (summary["split"] == "test")) | (
         summary["quantity"].isin(["gap", *TERMS]) & (summary["split"] == "train")
     )
     cells = _cell_columns(summary, subject)
-    rows = _by_cell(summary[wanted & summary["metric"].isin(metrics)], cells)
-    rows = rows.assign(arm=rows["convention"].where(rows["norm"] == "batch", "norm=" + rows["norm"].astype(str)))
+    rows = _by_cell(summary[wanted & summary["metric"].isin(subject.shown)], cells)
+    rows = rows.assign(arm=arms_of(rows))
     body = []
     for values, part in rows.groupby([*cells, "arm", "metric"], sort=False, dropna=False):
         metric = metric_of(str(values[-1]))
