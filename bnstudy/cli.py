@@ -92,7 +92,7 @@ def audit(
     timeout: Annotated[float, typer.Option(help="Seconds for each layer.")] = 300.0,
 ) -> None:
     """Measure which convention each installed framework implements (the extra `audit` brings them)."""
-    from bnstudy.frameworks.audit.command import audit as measure
+    from bnstudy.frameworks.audit import audit as measure
 
     raise typer.Exit(measure(names or [], results_dir, timeout=timeout))
 
@@ -118,8 +118,8 @@ def translate(
     overwrite: Annotated[bool, typer.Option(help="Replace OUT.")] = False,
 ) -> None:
     """Carry a checkpoint from a framework or convention to another."""
-    from bnstudy.frameworks.translate.command import translate as carry
-    from bnstudy.frameworks.translate.options import Options
+    from bnstudy.frameworks.translate import Options
+    from bnstudy.frameworks.translate import translate as carry
 
     options = Options(
         source=source,

@@ -71,7 +71,7 @@ def recalibrated(layer: NormLayer, inputs: Inputs) -> Statistics:
     Source: Wu & Johnson 2021, section 3 (PreciseBN); DESIGN.md, section 2, for k.
     """
     mean, var = _stored(layer)
-    k = rules.divisor(layer.convention.normalize, inputs.m)
+    k = layer.convention.divisor(inputs.m)
     return inputs.population.mean.to(mean), rules.scaled(inputs.population.pooled, k).to(var)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from bnstudy.batchnorm.layers import BatchNorm2d
 from bnstudy.frameworks.audit import table
-from bnstudy.frameworks.audit.identify import identify
+from bnstudy.frameworks.audit.behaviour import identify
 from bnstudy.frameworks.audit.processes import Measurement, measure
 from bnstudy.frameworks.audit.registry import ENTRIES, entries
 from bnstudy.frameworks.translate.frameworks import FRAMEWORKS
@@ -69,13 +69,13 @@ def test_the_registry_and_this_page_name_the_same_layers():
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_framework_is_bnstudy_s_layer_under_the_identified_convention_over_five_updates(name):
     observations = seen(name)
-    finding = identify(observations)
-    assert finding.convention == EXPECTED[name]
-    if finding.convention == "unknown":
-        assert finding.oddities
+    behaviour = identify(observations)
+    assert behaviour.convention == EXPECTED[name]
+    if behaviour.convention == "unknown":
+        assert behaviour.oddities
         return
     run = observations.main
-    layer = BatchNorm2d(run.gain.size, eps=finding.eps, convention=finding.convention)
+    layer = BatchNorm2d(run.gain.size, eps=behaviour.eps, convention=behaviour.convention)
     layer.load_state_dict(
         {
             "weight": torch.tensor(run.gain),
@@ -85,16 +85,16 @@ def test_a_framework_is_bnstudy_s_layer_under_the_identified_convention_over_fiv
             "num_batches_tracked": torch.tensor(0),
         }
     )
-    alpha, d = finding.weight, 1 - finding.weight
+    alpha, d = behaviour.weight, 1 - behaviour.weight
     for t in range(1, 6):
-        corrected = finding.bias_correction == "in the stored average"
+        corrected = behaviour.bias_correction == "in the stored average"
         layer.momentum = alpha / (1 - d**t) if corrected else alpha
         y = layer.train()(torch.tensor(run.inputs[t - 1])).detach().numpy()
         np.testing.assert_allclose(y, run.outputs[t - 1], rtol=0, atol=1e-5)
         np.testing.assert_allclose(layer.running_mean.numpy(), run.means[t], rtol=0, atol=1e-5)
         np.testing.assert_allclose(layer.running_var.numpy(), run.variances[t], rtol=0, atol=1e-5)
         probe = torch.tensor(run.probes[t - 1])
-        if finding.bias_correction == "at inference":
+        if behaviour.bias_correction == "at inference":
             layer.override = (layer.running_mean / (1 - d**t), layer.running_var / (1 - d**t))
         evaluated = layer.eval()(probe).detach().numpy()
         layer.override = None
@@ -125,8 +125,8 @@ def test_batch_mode_of_equinox_divides_its_start_value_too():
 @pytest.mark.parametrize("name", ["torchvision-frozen", "timm-frozen", "onnx-dynamo"])
 def test_a_frozen_layer_uses_what_it_stores_in_either_mode(name):
     observations = seen(name)
-    finding = identify(observations)
-    assert (finding.normalize, finding.accumulate, finding.eps) == ("stored", "nothing", 1e-5)
+    behaviour = identify(observations)
+    assert (behaviour.normalize, behaviour.accumulate, behaviour.eps) == ("stored", "nothing", 1e-5)
     written = observations.written
     expected = (written.probe - written.mean[:, None, None]) / np.sqrt(written.variance + 1e-5)[:, None, None]
     np.testing.assert_allclose(written.training, expected, rtol=1e-4, atol=1e-5)

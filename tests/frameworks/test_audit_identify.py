@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnstudy.frameworks.audit.experiment import MOMENTA, Stored, Subject, observe
-from bnstudy.frameworks.audit.finding import Finding
-from bnstudy.frameworks.audit.identify import identify
+from bnstudy.frameworks.audit.behaviour import Behaviour, identify
+from bnstudy.frameworks.audit.experiment import MOMENTA, Kind, Stored, observe
 from bnstudy.frameworks.audit.observations import Observations
 
 AXES = (0, 2, 3)
@@ -123,22 +122,22 @@ class NumpyLayer:
         self.mean, self.var = mean, variance
 
 
-def subject(plan: Plan) -> Subject:
-    return Subject(lambda channels, momentum: NumpyLayer(plan, channels, momentum), plan.default)
+def kind(plan: Plan) -> Kind:
+    return Kind(lambda channels, momentum: NumpyLayer(plan, channels, momentum), plan.default)
 
 
-def found(plan: Plan, seed: int = 0) -> Finding:
-    return identify(observe(subject(plan), seed))
+def found(plan: Plan, seed: int = 0) -> Behaviour:
+    return identify(observe(kind(plan), seed))
 
 
 @pytest.mark.parametrize("pair", NAMES)
 def test_each_convention_gets_its_name(pair):
-    finding = found(Plan(*pair))
-    assert finding.convention == NAMES[pair]
-    assert (finding.normalize, finding.accumulate) == pair
-    assert finding.oddities == ()
-    assert finding.residual < 1e-5
-    assert finding.runner_up > 1000 * finding.residual  # hypotheses are apart by far more than rounding
+    behaviour = found(Plan(*pair))
+    assert behaviour.convention == NAMES[pair]
+    assert (behaviour.normalize, behaviour.accumulate) == pair
+    assert behaviour.oddities == ()
+    assert behaviour.residual < 1e-5
+    assert behaviour.runner_up > 1000 * behaviour.residual  # hypotheses are apart by far more than rounding
 
 
 @settings(max_examples=60, deadline=None)
@@ -151,18 +150,18 @@ def test_each_convention_gets_its_name(pair):
 )
 def test_convention_momentum_and_eps_are_recovered_whatever_they_are(pair, eps, alpha, weighs, seed):
     default = alpha if weighs == "new" else 1 - alpha
-    finding = found(Plan(*pair, eps=eps, default=default, argument_weighs=weighs), seed)
-    assert finding.convention == NAMES[pair]
-    assert finding.weight == pytest.approx(alpha, rel=1e-3)
-    assert finding.eps == pytest.approx(eps, rel=1e-3)
-    assert finding.eval_eps == pytest.approx(eps, rel=1e-3)
-    assert finding.momentum_means == ("new batch" if weighs == "new" else "old value")
-    assert finding.momentum_default == pytest.approx(default, rel=1e-4)
+    behaviour = found(Plan(*pair, eps=eps, default=default, argument_weighs=weighs), seed)
+    assert behaviour.convention == NAMES[pair]
+    assert behaviour.weight == pytest.approx(alpha, rel=1e-3)
+    assert behaviour.eps == pytest.approx(eps, rel=1e-3)
+    assert behaviour.eval_eps == pytest.approx(eps, rel=1e-3)
+    assert behaviour.momentum_means == ("new batch" if weighs == "new" else "old value")
+    assert behaviour.momentum_default == pytest.approx(default, rel=1e-4)
 
 
 def test_a_layer_that_starts_with_other_gain_and_shift_is_no_different():
-    finding = found(Plan("biased", "unbiased", shift=0.3))
-    assert (finding.convention, finding.eps, finding.eval_eps) == ("paper", 1e-5, 1e-5)
+    behaviour = found(Plan("biased", "unbiased", shift=0.3))
+    assert (behaviour.convention, behaviour.eps, behaviour.eval_eps) == ("paper", 1e-5, 1e-5)
 
 
 PLANTED = {
@@ -194,9 +193,9 @@ PLANTED = {
 def test_a_planted_oddity_is_named_and_never_taken_for_one_of_the_four(said, plan, pair):
     fixed = plan.bessel_by == "N" or plan.constant is not None
     odd = plan if fixed else replace(plan, normalize=pair[0], accumulate=pair[1])
-    finding = found(odd)
-    assert finding.convention == "unknown"
-    assert said in finding.oddities
+    behaviour = found(odd)
+    assert behaviour.convention == "unknown"
+    assert said in behaviour.oddities
 
 
 @settings(max_examples=60, deadline=None)
@@ -221,9 +220,9 @@ def test_a_planted_oddity_is_named_and_never_taken_for_one_of_the_four(said, pla
     seed=st.integers(0, 2**32 - 1),
 )
 def test_no_oddity_passes_for_one_of_the_four_whatever_the_eps_and_the_momentum(pair, eps, alpha, odd, seed):
-    finding = found(Plan(*pair, eps=eps, default=alpha, **odd), seed)
-    assert finding.convention == "unknown"
-    assert finding.oddities
+    behaviour = found(Plan(*pair, eps=eps, default=alpha, **odd), seed)
+    assert behaviour.convention == "unknown"
+    assert behaviour.oddities
 
 
 def test_a_standard_deviation_averaged_but_used_as_a_variance_is_unknown():
@@ -240,8 +239,9 @@ def test_a_standard_deviation_averaged_but_used_as_a_variance_is_unknown():
     ],
 )
 def test_schedules_of_the_average_are_told_apart_and_keep_the_convention(plan, schedule, correction):
-    finding = found(plan)
-    assert (finding.convention, finding.schedule, finding.bias_correction) == ("consistent_biased", schedule, correction)
+    behaviour = found(plan)
+    assert (behaviour.convention, behaviour.schedule) == ("consistent_biased", schedule)
+    assert behaviour.bias_correction == correction
 
 
 def test_a_correction_at_inference_that_forgets_the_mean_is_unknown():
@@ -249,9 +249,9 @@ def test_a_correction_at_inference_that_forgets_the_mean_is_unknown():
 
 
 def test_starting_values_and_the_single_value_case_are_reported():
-    finding = found(Plan())
-    assert (finding.start_mean, finding.start_variance) == (0.0, 1.0)
-    assert finding.single == "output 0, variance 0 taken in"
+    behaviour = found(Plan())
+    assert (behaviour.start_mean, behaviour.start_variance) == (0.0, 1.0)
+    assert behaviour.single == "output 0, variance 0 taken in"
     assert found(Plan(accumulate="unbiased")).single.endswith("variance becomes NaN")
 
 
@@ -263,7 +263,7 @@ class Refusing(NumpyLayer):
 
 
 def test_a_layer_that_refuses_one_value_is_said_to_refuse():
-    kind = Subject(lambda channels, momentum: Refusing(Plan(), channels, momentum), 0.1)
+    kind = Kind(lambda channels, momentum: Refusing(Plan(), channels, momentum), 0.1)
     assert identify(observe(kind)).single == "refuses (ValueError)"
 
 
@@ -273,12 +273,12 @@ class ReadOnly(NumpyLayer):
 
 
 def test_statistics_that_cannot_be_written_leave_the_inference_eps_unmeasured():
-    kind = Subject(lambda channels, momentum: ReadOnly(Plan(), channels, momentum), None, has_momentum=False)
-    finding = identify(observe(kind))
-    assert finding.convention == "consistent_biased"
-    assert finding.eval_place == "not measured"
-    assert math.isnan(finding.eval_eps)
-    assert finding.momentum_means == "no argument"
+    kind = Kind(lambda channels, momentum: ReadOnly(Plan(), channels, momentum), None, has_momentum=False)
+    behaviour = identify(observe(kind))
+    assert behaviour.convention == "consistent_biased"
+    assert behaviour.eval_place == "not measured"
+    assert math.isnan(behaviour.eval_eps)
+    assert behaviour.momentum_means == "no argument"
 
 
 class Broken(NumpyLayer):
@@ -289,9 +289,9 @@ class Broken(NumpyLayer):
 
 
 def test_a_layer_that_stores_nan_is_unknown():
-    finding = identify(observe(Subject(lambda channels, momentum: Broken(Plan(), channels, momentum), 0.1)))
-    assert finding.convention == "unknown"
-    assert "stores values that are not finite" in finding.oddities
+    behaviour = identify(observe(Kind(lambda channels, momentum: Broken(Plan(), channels, momentum), 0.1)))
+    assert behaviour.convention == "unknown"
+    assert "stores values that are not finite" in behaviour.oddities
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan, np.inf, None])
@@ -304,9 +304,9 @@ def test_output_that_says_nothing_is_unknown_and_breaks_nothing(value):
         def evaluate(self, x):
             return np.random.default_rng(x.size).standard_normal(x.shape) if value is None else np.full_like(x, value)
 
-    finding = identify(observe(Subject(lambda channels, momentum: Silent(Plan(), channels, momentum), 0.1)))
-    assert (finding.convention, finding.normalize) == ("unknown", "unknown")
-    assert finding.accumulate == "biased"
+    behaviour = identify(observe(Kind(lambda channels, momentum: Silent(Plan(), channels, momentum), 0.1)))
+    assert (behaviour.convention, behaviour.normalize) == ("unknown", "unknown")
+    assert behaviour.accumulate == "biased"
 
 
 class Leaking(NumpyLayer):
@@ -318,13 +318,12 @@ class Leaking(NumpyLayer):
 
 def test_a_layer_that_goes_on_averaging_in_evaluation_mode_is_unknown():
     assert (
-        identify(observe(Subject(lambda channels, momentum: Leaking(Plan(), channels, momentum), 0.1))).convention
-        == "unknown"
+        identify(observe(Kind(lambda channels, momentum: Leaking(Plan(), channels, momentum), 0.1))).convention == "unknown"
     )
 
 
 def test_observations_survive_the_file(tmp_path):
-    seen = observe(subject(Plan()))
+    seen = observe(kind(Plan()))
     seen.save(tmp_path / "seen.npz")
     again = Observations.load(tmp_path / "seen.npz")
     assert identify(again) == identify(seen)
@@ -334,5 +333,5 @@ def test_observations_survive_the_file(tmp_path):
 
 def test_the_experiment_leaves_the_global_generator_alone():
     state = np.random.get_state()[1].copy()  # noqa: NPY002
-    observe(subject(Plan()))
+    observe(kind(Plan()))
     np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002

@@ -19,26 +19,26 @@ from bnstudy.errors import UserError
 from bnstudy.frameworks.audit import registry, report, table
 from bnstudy.frameworks.audit.adapters import karpathy, torch_layers
 from bnstudy.frameworks.audit.agreement import largest_difference
+from bnstudy.frameworks.audit.behaviour import identify
 from bnstudy.frameworks.audit.command import audit
-from bnstudy.frameworks.audit.experiment import Subject, observe
-from bnstudy.frameworks.audit.identify import identify
+from bnstudy.frameworks.audit.experiment import Kind, observe
 from bnstudy.frameworks.audit.processes import measure
 from bnstudy.frameworks.audit.registry import ENTRIES, Entry, entries
 
 
-def ours(**options) -> Subject:
+def ours(**options) -> Kind:
     def build(channels, momentum):
         return torch_layers.ModuleLayer(BatchNorm2d(channels, **({"momentum": momentum} if momentum else {}), **options))
 
-    return Subject(build, 0.1)
+    return Kind(build, 0.1)
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_our_own_layers_are_identified_as_what_they_were_built_as(convention):
     seen = observe(ours(convention=convention))
-    finding = identify(seen)
-    assert (finding.convention, finding.oddities, finding.remarks) == (convention, (), ())
-    assert largest_difference(seen, finding) < 1e-6
+    behaviour = identify(seen)
+    assert (behaviour.convention, behaviour.oddities, behaviour.remarks) == (convention, (), ())
+    assert largest_difference(seen, behaviour) < 1e-6
 
 
 def test_ghost_batches_are_none_of_the_four():
@@ -55,31 +55,31 @@ def test_ghost_batches_are_none_of_the_four():
     ],
 )
 def test_torch_layers_are_identified(module, name, convention):
-    assert identify(observe(module.subject(name))).convention == convention
+    assert identify(observe(module.kind(name))).convention == convention
 
 
 def test_torch_says_what_its_documentation_says():
-    finding = identify(observe(torch_layers.subject("torch")))
-    assert (finding.momentum_means, finding.momentum_default, finding.weight) == ("new batch", 0.1, 0.1)
-    assert (finding.eps, finding.eps_place, finding.eval_eps, finding.eval_place) == (1e-5, "inside", 1e-5, "inside")
-    assert (finding.start_mean, finding.start_variance, finding.single) == (0.0, 1.0, "refuses (ValueError)")
+    behaviour = identify(observe(torch_layers.kind("torch")))
+    assert (behaviour.momentum_means, behaviour.momentum_default, behaviour.weight) == ("new batch", 0.1, 0.1)
+    assert (behaviour.eps, behaviour.eps_place, behaviour.eval_eps, behaviour.eval_place) == (1e-5, "inside", 1e-5, "inside")
+    assert (behaviour.start_mean, behaviour.start_variance, behaviour.single) == (0.0, 1.0, "refuses (ValueError)")
 
 
 def test_torch_without_momentum_averages_cumulatively():
-    kind = Subject(
+    kind = Kind(
         lambda channels, _: torch_layers.ModuleLayer(nn.BatchNorm2d(channels, momentum=None)), None, has_momentum=False
     )
     seen = observe(kind)
-    finding = identify(seen)
-    assert (finding.convention, finding.schedule) == ("paper", "cumulative")
-    assert math.isnan(finding.weight)
-    assert largest_difference(seen, finding) < 1e-6
+    behaviour = identify(seen)
+    assert (behaviour.convention, behaviour.schedule) == ("paper", "cumulative")
+    assert math.isnan(behaviour.weight)
+    assert largest_difference(seen, behaviour) < 1e-6
 
 
 def test_a_frozen_layer_is_seen_to_normalise_by_what_it_stores():
-    finding = identify(observe(torch_layers.subject("torchvision-frozen")))
-    assert (finding.normalize, finding.accumulate) == ("stored", "nothing")
-    assert (finding.eps, finding.momentum_means) == (1e-5, "no argument")
+    behaviour = identify(observe(torch_layers.kind("torchvision-frozen")))
+    assert (behaviour.normalize, behaviour.accumulate) == ("stored", "nothing")
+    assert (behaviour.eps, behaviour.momentum_means) == (1e-5, "no argument")
 
 
 class Renamed:
@@ -105,8 +105,8 @@ class Renamed:
 
 
 def test_a_one_percent_error_in_the_stored_variance_is_not_overlooked():
-    finding = identify(observe(Subject(lambda channels, _: Renamed(channels, 1.01), None, has_momentum=False)))
-    assert finding.convention == "unknown"
+    behaviour = identify(observe(Kind(lambda channels, _: Renamed(channels, 1.01), None, has_momentum=False)))
+    assert behaviour.convention == "unknown"
 
 
 # ---- names, processes, files --------------------------------------------------------------------------------------------

@@ -134,7 +134,7 @@ def test_statistics_that_no_training_leaves_are_refused(case, bnstudy, tmp_path)
 def test_the_total_variance_comes_from_data_and_from_no_factor(pair, goal, bnstudy):
     weights()
     options = ("--source", pair[0], "--target", pair[1], "--batch-size", "8", "--eps", "1e-5", "--momentum", "0.1")
-    message = "'total' stores the total variance, and no factor leads to it or from it; use --keep inference"
+    message = "'total' stores E[s²] + Var(mean of a batch), and no factor leads to it"
     check(bnstudy("translate", "in.pt", "out.pt", *options, *goal), message)
     code, _, _ = bnstudy("translate", "in.pt", "out.pt", *options[:4], "--eps", "1e-5", "--keep", "inference")
     assert code == 0

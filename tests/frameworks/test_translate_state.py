@@ -15,7 +15,7 @@ from bnstudy.errors import UserError
 from bnstudy.frameworks.translate.optimizer import groups_for, translate_optimizer
 from bnstudy.frameworks.translate.settings import Settings, settings_of
 from bnstudy.frameworks.translate.state import translate_state
-from bnstudy.frameworks.translate.values import values_per_channel
+from bnstudy.frameworks.translate.values import measured_values
 
 PAIRS = list(itertools.permutations(CONVENTIONS, 2))
 
@@ -76,7 +76,7 @@ def test_keep_inference_folds_an_eps_that_the_target_cannot_have():
 def test_keep_training_continues_outputs_and_keeps_running_variances_in_step(source, target):
     model = network(source)
     feed(model, batches(5, 1))
-    m = values_per_channel(model, batches(1, 1)[0])
+    m = measured_values(model, batches(1, 1)[0])
     result = translate_state(model.state_dict(), source, target, "training", eps=1e-3, values=m)
     other = loaded(network(target), result)
     for mine, theirs in zip(feed(model, batches(5, 3)), feed(other, batches(5, 3)), strict=True):
@@ -98,7 +98,7 @@ def test_keep_training_continues_outputs_and_keeps_running_variances_in_step(sou
 def test_between_the_consistent_two_keep_training_keeps_inference_as_well(source, target):
     model = network(source)
     feed(model, batches(5, 1))
-    m = values_per_channel(model, batches(1, 1)[0])
+    m = measured_values(model, batches(1, 1)[0])
     other = loaded(network(target), translate_state(model.state_dict(), source, target, "training", eps=1e-3, values=m))
     feed(model, batches(3, 3))
     feed(other, batches(3, 3))
@@ -114,7 +114,7 @@ def test_as_trained_is_the_target_fed_the_same_batches_and_follows_it_from_there
     model, twin = network(source, momentum=momentum), network(target, momentum=momentum)
     feed(model, batches(6, 1))
     feed(twin, batches(6, 1))
-    m = values_per_channel(model, batches(1, 1)[0])
+    m = measured_values(model, batches(1, 1)[0])
     alpha = "cumulative" if momentum is None else momentum
     result = translate_state(model.state_dict(), source, target, "as-trained", eps=1e-3, values=m, momentum=alpha)
     moved = loaded(network(target, momentum=momentum), result)
@@ -131,7 +131,7 @@ def test_as_trained_is_the_target_fed_the_same_batches_and_follows_it_from_there
 def test_there_and_back_again_is_exact_to_rounding_in_float32(source, target, goal):
     model = network(source).float()
     feed(model, [x.float() for x in batches(5, 1)])
-    m = values_per_channel(model, batches(1, 1)[0].float())
+    m = measured_values(model, batches(1, 1)[0].float())
     there = translate_state(model.state_dict(), source, target, goal, eps=1e-3, values=m, momentum=0.2)
     back = translate_state(there.state, target, source, goal, eps=there.eps, values=m, momentum=0.2)
     for key, value in model.state_dict().items():
@@ -143,7 +143,7 @@ def test_the_given_state_is_left_alone():
     model = network("paper")
     feed(model, batches(3, 1))
     before = copy.deepcopy(model.state_dict())
-    m = values_per_channel(model, batches(1, 1)[0])
+    m = measured_values(model, batches(1, 1)[0])
     translate_state(model.state_dict(), "paper", "karpathy", "training", eps=1e-3, values=m)
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key])
@@ -178,7 +178,7 @@ def test_training_with_a_translated_optimizer_goes_on_as_if_nothing_had_happened
     model = network(source)
     optimizer = OPTIMIZERS[kind](model.named_parameters() if named else model.parameters())
     learn(model, optimizer, batches(5, 1))
-    m = values_per_channel(model, batches(1, 1)[0])
+    m = measured_values(model, batches(1, 1)[0])
     result = translate_state(model.state_dict(), source, target, "training", eps=1e-3, values=m)
     names = None if named else [name for name, _ in model.named_parameters()]
     state = translate_optimizer(optimizer.state_dict(), result.gains, names)
@@ -194,7 +194,7 @@ def test_without_the_optimizer_translation_training_would_part():
     model = network("consistent_biased")
     optimizer = OPTIMIZERS["sgd"](model.parameters())
     learn(model, optimizer, batches(5, 1))
-    m = values_per_channel(model, batches(1, 1)[0])
+    m = measured_values(model, batches(1, 1)[0])
     result = translate_state(model.state_dict(), "flax", "karpathy", "training", eps=1e-3, values=m)
     other = loaded(network("karpathy"), result)
     naive = OPTIMIZERS["sgd"](other.parameters())
@@ -297,4 +297,4 @@ def test_a_layer_that_sees_two_sizes_has_no_single_m():
     layer = nn.BatchNorm1d(3)
     twice = nn.Sequential(layer, nn.Unflatten(1, (3, 1)), nn.Upsample(2), layer)
     with pytest.raises(ValueError, match="sees 4 and 8 values per channel"):
-        values_per_channel(twice, torch.randn(4, 3))
+        measured_values(twice, torch.randn(4, 3))

@@ -13,7 +13,7 @@ from bnstudy.frameworks.audit.observations import Array, Run
 
 @dataclass(frozen=True)
 class Accumulating:
-    """The stored side: see `Finding` for the fields."""
+    """The stored side: see `Behaviour` for the fields."""
 
     kind: str
     factor: float

@@ -8,9 +8,10 @@ and a kernel that computes E[x²]-E[x]² loses nothing: |μ_B| stays below σ_i.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -50,12 +51,12 @@ class Layer(Protocol):
 
 
 @dataclass(frozen=True)
-class Subject:
+class Kind:
     """A kind of layer to be measured.
 
     Args:
         build: makes a fresh layer of (channels, momentum argument); None means: leave the argument at its default.
-        default: the momentum argument's default; None where it has none and the subject chooses.
+        default: the momentum argument's default; None where it has none and the adapter chooses.
         has_momentum: whether there is such an argument at all.
     """
 
@@ -64,23 +65,34 @@ class Subject:
     has_momentum: bool = True
 
 
-def observe(subject: Subject, seed: int = 0) -> Observations:
+def default_of(layer: type, argument: str) -> float | None:
+    """The default of a numeric argument of a layer's constructor; None where it has none."""
+    value = inspect.signature(layer.__init__).parameters[argument].default  # type: ignore[misc]
+    return None if value is inspect.Parameter.empty or value is None else float(value)
+
+
+def given(argument: str, value: float | None) -> dict[str, Any]:
+    """Keyword arguments that pass `value`, or nothing when it is None."""
+    return {} if value is None else {argument: value}
+
+
+def observe(kind: Kind, seed: int = 0) -> Observations:
     """Run the experiment on a kind of layer.
 
     Args:
-        subject: how to build it.
+        kind: how to build it.
         seed: of the inputs. Default: 0.
 
     Returns:
         What was seen; `identify` reads it.
 
-    Source: bnstudy issue 6.
+    Source: docs/architecture.md, "The audit".
     """
     generator = np.random.default_rng(seed)
-    main = _run(subject, None, MAIN_SHAPE, 5, generator)
-    other = _run(subject, None, OTHER_SHAPE, 2, generator)
-    momenta = tuple(_run(subject, value, MAIN_SHAPE, 3, generator) for value in MOMENTA) if subject.has_momentum else ()
-    return Observations(main, other, momenta, subject.default, _written(subject, generator), _single(subject, generator))
+    main = _run(kind, None, MAIN_SHAPE, 5, generator)
+    other = _run(kind, None, OTHER_SHAPE, 2, generator)
+    momenta = tuple(_run(kind, value, MAIN_SHAPE, 3, generator) for value in MOMENTA) if kind.has_momentum else ()
+    return Observations(main, other, momenta, kind.default, _written(kind, generator), _single(kind, generator))
 
 
 def batch(shape: tuple[int, ...], scales: Array, generator: np.random.Generator) -> Array:
@@ -93,10 +105,8 @@ def batch(shape: tuple[int, ...], scales: Array, generator: np.random.Generator)
     return np.asarray(z * sigma[:, None, None] + mu[:, None, None], np.float32)
 
 
-def _run(
-    subject: Subject, argument: float | None, shape: tuple[int, ...], batches: int, generator: np.random.Generator
-) -> Run:
-    layer = subject.build(shape[1], argument)
+def _run(kind: Kind, argument: float | None, shape: tuple[int, ...], batches: int, generator: np.random.Generator) -> Run:
+    layer = kind.build(shape[1], argument)
     start = layer.read()
     inputs, outputs, probes, evaluations, stored = [], [], [], [], [start]
     for _ in range(batches):
@@ -125,8 +135,8 @@ def _probe(shape: tuple[int, ...], stored: Stored, generator: np.random.Generato
     return np.asarray(x, np.float32)
 
 
-def _written(subject: Subject, generator: np.random.Generator) -> Written | None:
-    layer = subject.build(CHANNELS, None)
+def _written(kind: Kind, generator: np.random.Generator) -> Written | None:
+    layer = kind.build(CHANNELS, None)
     variance = np.asarray(SCALES**2 * generator.uniform(0.5, 1.0, CHANNELS), np.float32)
     mean = np.asarray(SCALES * generator.uniform(0.3, 0.9, CHANNELS), np.float32)
     try:
@@ -138,8 +148,8 @@ def _written(subject: Subject, generator: np.random.Generator) -> Written | None
     return Written(mean, variance, probe, evaluation, _plain(layer.train(probe)))
 
 
-def _single(subject: Subject, generator: np.random.Generator) -> Single:
-    layer = subject.build(CHANNELS, None)
+def _single(kind: Kind, generator: np.random.Generator) -> Single:
+    layer = kind.build(CHANNELS, None)
     before = _plain(layer.read().variance)
     x = np.asarray(generator.standard_normal((1, CHANNELS, 1, 1)), np.float32)
     try:

@@ -15,7 +15,7 @@ _SPOKEN = {"moving average": "moving average, the new batch included", "stored":
 
 @dataclass(frozen=True)
 class Normalising:
-    """The training side: see `Finding` for the fields."""
+    """The training side: see `Behaviour` for the fields."""
 
     kind: str
     factor: float

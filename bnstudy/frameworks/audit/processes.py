@@ -1,7 +1,12 @@
-"""Run one entry's experiment in its own process, with one thread, on the CPU, and within a time limit."""
+"""Run one entry's experiment in its own process, with one thread, on the CPU, and within a time limit.
+
+A framework gets a process of its own: some choose their backend once, some log at start-up, some cannot live beside others.
+The child is this module too: `python -m bnstudy.frameworks.audit.processes NAME FILE` measures a layer into a .npz file.
+"""
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import subprocess
@@ -10,8 +15,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from bnstudy.frameworks.audit.experiment import observe
 from bnstudy.frameworks.audit.observations import Observations
-from bnstudy.frameworks.audit.registry import Entry
+from bnstudy.frameworks.audit.registry import Entry, entries
 
 _ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",
@@ -63,7 +69,7 @@ def measure(entry: Entry, timeout: float = 300.0) -> Measurement:
         return Measurement(entry, "missing", f"not installed: {', '.join(missing)}", versions, None)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "observations.npz"
-        command = [sys.executable, "-m", "bnstudy.frameworks.audit.child", entry.name, str(path)]
+        command = [sys.executable, "-m", "bnstudy.frameworks.audit.processes", entry.name, str(path)]
         environment = os.environ | _ENVIRONMENT | entry.environment | {"PYTHONPATH": os.pathsep.join(sys.path)}
         try:
             done = subprocess.run(
@@ -90,3 +96,13 @@ def _version(package: str) -> tuple[str, str] | None:
 def _last_line(stderr: str, code: int) -> str:
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     return lines[-1][:200] if lines else f"the child process ended with code {code}"
+
+
+def _child(name: str, path: Path) -> None:
+    (entry,) = entries([name])
+    adapter = importlib.import_module(f"bnstudy.frameworks.audit.adapters.{entry.module}")
+    observe(adapter.kind(entry.name)).save(path)
+
+
+if __name__ == "__main__":
+    _child(sys.argv[1], Path(sys.argv[2]))

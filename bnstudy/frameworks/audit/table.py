@@ -13,9 +13,10 @@ import pandas as pd
 import pandera.pandas as pa
 
 from bnstudy.atomic import atomic_file
+from bnstudy.batchnorm.conventions import CONVENTIONS
 from bnstudy.errors import UserError
 from bnstudy.frameworks.audit.agreement import largest_difference
-from bnstudy.frameworks.audit.identify import identify
+from bnstudy.frameworks.audit.behaviour import identify
 from bnstudy.frameworks.audit.processes import Measurement
 from bnstudy.frameworks.audit.registry import ENTRIES
 
@@ -32,13 +33,11 @@ SCHEMA = pa.DataFrameSchema(
         **{name: pa.Column(float, nullable=True) for name in _NUMBERS},
         "status": pa.Column(str, pa.Check.isin(["measured", "missing", "failed"])),
         "name": pa.Column(str, unique=True),
-        "convention": pa.Column(
-            str, pa.Check.isin(["paper", "consistent_unbiased", "consistent_biased", "inverted", "unknown", ""])
-        ),
+        "convention": pa.Column(str, pa.Check.isin([*CONVENTIONS, "unknown", ""])),
     },
     strict=True,
 )
-"""Columns are the fields of `Finding`; texts are empty and numbers NaN where nothing was measured."""
+"""Columns are the fields of `Behaviour`; texts are empty and numbers NaN where nothing was measured."""
 
 
 def row(measurement: Measurement) -> dict[str, Any]:
@@ -58,10 +57,10 @@ def row(measurement: Measurement) -> dict[str, Any]:
         "device": "cpu",
     }
     if measurement.observations is not None:
-        finding = identify(measurement.observations)
-        difference = largest_difference(measurement.observations, finding)
-        fields = {key: value for key, value in vars(finding).items() if key in found}
-        texts = {key: "; ".join(getattr(finding, key)) for key in ("oddities", "remarks")}
+        behaviour = identify(measurement.observations)
+        difference = largest_difference(measurement.observations, behaviour)
+        fields = {key: value for key, value in vars(behaviour).items() if key in found}
+        texts = {key: "; ".join(getattr(behaviour, key)) for key in ("oddities", "remarks")}
         found |= fields | texts | {"difference": math.nan if difference is None else difference}
     return found
 

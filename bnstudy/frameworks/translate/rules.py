@@ -6,21 +6,37 @@ import torch
 from torch import Tensor
 
 from bnstudy.batchnorm.conventions import Convention, bessel
-
-
-def divisor(kind: str, m: int) -> float:
-    """The factor over the biased variance: 1 for "biased", c = m/(m-1) for "unbiased"."""
-    return bessel(m) if kind == "unbiased" else 1.0
+from bnstudy.errors import UserError
 
 
 def normalising_ratio(source: Convention, target: Convention, m: int) -> float:
     """The factor k = k_target/k_source between the training divisors of two conventions at m values per channel."""
-    return divisor(target.normalize, m) / divisor(source.normalize, m)
+    return target.divisor(m) / source.divisor(m)
 
 
 def accumulating_ratio(source: Convention, target: Convention, m: int) -> float:
-    """The factor A = A_target/A_source between the variances that two conventions accumulate."""
-    return divisor(target.accumulate, m) / divisor(source.accumulate, m)
+    """The factor A = A_target/A_source between the variances that two conventions accumulate at m values per channel.
+
+    Raises:
+        UserError: see `check_stored`.
+    """
+    check_stored(source, target)
+    powers = {("biased", "unbiased"): 1, ("unbiased", "biased"): -1}
+    return float(bessel(m) ** powers.get((source.accumulate, target.accumulate), 0))
+
+
+def check_stored(source: Convention, target: Convention) -> None:
+    """Refuse two conventions of which one stores the total variance: no m says what the batch means add to it.
+
+    Raises:
+        UserError: exactly one of them does.
+    """
+    stored = {source.accumulate, target.accumulate}
+    if len(stored) == 2 and "total" in stored:
+        raise UserError(
+            "convention: 'total' stores E[s²] + Var(mean of a batch), and no factor leads to it from another stored "
+            "variance, or back; use --keep inference, or measure it on data with bnstudy diagnose --recalibrate"
+        )
 
 
 def as_trained(variance: Tensor, ratio: float, source_start: float, target_start: float) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bnstudy.batchnorm.layers import ConventionBatchNorm
 from bnstudy.errors import UserError, shown
-from bnstudy.frameworks.translate.values import values_per_channel
+from bnstudy.frameworks.translate.values import measured_values
 from bnstudy.yaml12 import read_mapping
 
 
@@ -63,7 +63,7 @@ def settings_of(model: nn.Module, batch: Tensor | None = None) -> Settings:
             raise UserError(
                 f"{key}: layers differ ({', '.join(sorted(map(str, values)))}); they must be equal to be translated"
             )
-    measured = None if batch is None else values_per_channel(model, batch)
+    measured = None if batch is None else measured_values(model, batch)
     size = None if batch is None else batch.size(0)
     eps = {name: float(layer.eps) for name, layer in found.items()}
     return Settings(conventions.pop(), _compact(eps), next(iter(momenta)), size, None, measured)

@@ -134,7 +134,7 @@ def _keep_training(task: _Task) -> Translated:
     new, gains, eps = dict(task.state), {}, dict(task.eps)
     if source == target:
         return Translated(new, eps, {}, ("both sides have the same convention: nothing to rescale",))
-    _refuse_total(task)
+    rules.check_stored(source, target)
     counts = _values(task)
     for layer in task.layers:
         m = counts[layer.name]
@@ -163,7 +163,7 @@ def _as_trained(task: _Task) -> Translated:
     if source.accumulate == target.accumulate and here.bias_corrected == there.bias_corrected:
         stay = f"both sides store the {source.accumulate} variance: running variances stay as they are"
         return Translated(new, task.eps, {}, (stay, *notes))
-    _refuse_total(task)
+    rules.check_stored(source, target)
     if task.momentum is None:
         raise UserError("momentum: the weight of the new batch in training is unknown; give --momentum")
     alpha = parse_momentum(task.momentum, "momentum")
@@ -180,15 +180,6 @@ def _as_trained(task: _Task) -> Translated:
         if layer.also is not None:
             new[layer.also] = rules.scaled(task.state[layer.also], ratio)
     return Translated(new, task.eps, {}, tuple(notes))
-
-
-def _refuse_total(task: _Task) -> None:
-    """No m says what the batch means add to the variance: m_eff would, and only data tell it."""
-    stored = [side.convention.accumulate for side in (task.here, task.there)]
-    if stored[0] != stored[1] and "total" in stored:
-        role, side = ("source", task.here) if stored[0] == "total" else ("target", task.there)
-        raise UserError(f"{role}: {side.name!r} stores the total variance, and no factor leads to it or from it; "
-                        "use --keep inference, or measure it on data with bnstudy diagnose --recalibrate")  # fmt: skip
 
 
 def _values(task: _Task) -> Mapping[str, int]:

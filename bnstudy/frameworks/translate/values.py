@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bnstudy.errors import UserError, shown
 
 
-def values_per_channel(model: nn.Module, batch: Tensor) -> dict[str, int]:
+def measured_values(model: nn.Module, batch: Tensor) -> dict[str, int]:
     """Measure m of every BatchNorm layer by sending one batch through a model; nothing in the model changes.
 
     Args:

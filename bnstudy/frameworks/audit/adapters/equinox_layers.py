@@ -8,8 +8,7 @@ import equinox
 import jax
 import numpy as np
 
-from bnstudy.frameworks.audit.adapters.signature import default_of, given
-from bnstudy.frameworks.audit.experiment import Stored, Subject
+from bnstudy.frameworks.audit.experiment import Kind, Stored, default_of, given
 from bnstudy.frameworks.audit.observations import Array
 
 
@@ -50,9 +49,9 @@ class EquinoxLayer:
         return np.asarray(y), state
 
 
-def subject(name: str) -> Subject:
-    """The subject of a name in the registry."""
+def kind(name: str) -> Kind:
+    """The kind of a name in the registry."""
     mode = name.removeprefix("equinox-")
-    return Subject(
+    return Kind(
         lambda channels, momentum: EquinoxLayer(channels, momentum, mode), default_of(equinox.nn.BatchNorm, "momentum")
     )

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from flax import linen, nnx
 
-from bnstudy.frameworks.audit.adapters.signature import default_of, given
-from bnstudy.frameworks.audit.experiment import Stored, Subject
+from bnstudy.frameworks.audit.experiment import Kind, Stored, default_of, given
 from bnstudy.frameworks.audit.observations import Array
 
 
@@ -61,8 +60,8 @@ class NnxLayer:
         self._layer.var.set_value(jnp.asarray(variance))
 
 
-def subject(name: str) -> Subject:
-    """The subject of a name in the registry."""
+def kind(name: str) -> Kind:
+    """The kind of a name in the registry."""
     if name == "flax-linen":
-        return Subject(LinenLayer, default_of(linen.BatchNorm, "momentum"))
-    return Subject(NnxLayer, default_of(nnx.BatchNorm, "momentum"))
+        return Kind(LinenLayer, default_of(linen.BatchNorm, "momentum"))
+    return Kind(NnxLayer, default_of(nnx.BatchNorm, "momentum"))

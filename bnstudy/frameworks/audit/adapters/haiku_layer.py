@@ -8,7 +8,7 @@ import haiku
 import jax
 import numpy as np
 
-from bnstudy.frameworks.audit.experiment import Stored, Subject
+from bnstudy.frameworks.audit.experiment import Kind, Stored
 from bnstudy.frameworks.audit.observations import Array
 
 _PREFIX = "batch_norm"
@@ -47,6 +47,6 @@ class HaikuLayer:
         self._state = state
 
 
-def subject(name: str) -> Subject:
-    """The one subject of this module."""
-    return Subject(HaikuLayer, None)
+def kind(name: str) -> Kind:
+    """The one kind of this module."""
+    return Kind(HaikuLayer, None)

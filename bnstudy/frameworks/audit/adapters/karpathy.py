@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from bnstudy.frameworks.audit.experiment import Stored, Subject
+from bnstudy.frameworks.audit.experiment import Kind, Stored
 from bnstudy.frameworks.audit.observations import Array
 
 _AXES = (0, 2, 3)
@@ -61,6 +61,6 @@ class _Layer:
         self._layer.running_var = torch.from_numpy(variance).view(1, -1, 1, 1)
 
 
-def subject(name: str) -> Subject:
-    """The one subject of this module."""
-    return Subject(_Layer, 0.1)
+def kind(name: str) -> Kind:
+    """The one kind of this module."""
+    return Kind(_Layer, 0.1)

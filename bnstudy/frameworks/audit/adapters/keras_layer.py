@@ -5,8 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from bnstudy.frameworks.audit.adapters.signature import default_of, given
-from bnstudy.frameworks.audit.experiment import Stored, Subject
+from bnstudy.frameworks.audit.experiment import Kind, Stored, default_of, given
 from bnstudy.frameworks.audit.observations import Array
 
 
@@ -36,8 +35,8 @@ class KerasLayer:
         return np.array(keras.ops.convert_to_numpy(self._layer(x, training=training)))
 
 
-def subject(name: str) -> Subject:
-    """The one subject of this module, for whichever backend the process has.
+def kind(name: str) -> Kind:
+    """The one kind of this module, for whichever backend the process has.
 
     Raises:
         RuntimeError: Keras took another backend than the name says.
@@ -45,4 +44,4 @@ def subject(name: str) -> Subject:
     backend = name.removeprefix("keras-")
     if keras.backend.backend() != backend:
         raise RuntimeError(f"Keras took the backend {keras.backend.backend()!r}, not {backend!r}")
-    return Subject(KerasLayer, default_of(keras.layers.BatchNormalization, "momentum"))
+    return Kind(KerasLayer, default_of(keras.layers.BatchNormalization, "momentum"))

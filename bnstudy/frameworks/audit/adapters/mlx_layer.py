@@ -6,8 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from bnstudy.frameworks.audit.adapters.signature import default_of, given
-from bnstudy.frameworks.audit.experiment import Stored, Subject
+from bnstudy.frameworks.audit.experiment import Kind, Stored, default_of, given
 from bnstudy.frameworks.audit.observations import Array
 
 
@@ -37,6 +36,6 @@ class MlxLayer:
         return np.array(self._layer(mx.array(x.transpose(0, 2, 3, 1)))).transpose(0, 3, 1, 2)
 
 
-def subject(name: str) -> Subject:
-    """The one subject of this module."""
-    return Subject(MlxLayer, default_of(nn.BatchNorm, "momentum"))
+def kind(name: str) -> Kind:
+    """The one kind of this module."""
+    return Kind(MlxLayer, default_of(nn.BatchNorm, "momentum"))

@@ -12,8 +12,7 @@ import onnx
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from bnstudy.frameworks.audit.adapters.signature import given
-from bnstudy.frameworks.audit.experiment import Stored, Subject
+from bnstudy.frameworks.audit.experiment import Kind, Stored, given
 from bnstudy.frameworks.audit.observations import Array
 
 _STATE = ("mean", "variance")
@@ -127,11 +126,11 @@ def _opened(model: onnx.ModelProto, channels: int) -> onnx.ModelProto:
     return model
 
 
-def subject(name: str) -> Subject:
-    """The subject of a name in the registry."""
+def kind(name: str) -> Kind:
+    """The kind of a name in the registry."""
     if name == "onnx-operator":
         schema = onnx.defs.get_schema("BatchNormalization", 15)
-        return Subject(
+        return Kind(
             lambda channels, momentum: GraphLayer(
                 channels, operator(channels, momentum, True), operator(channels, momentum, False), "reference"
             ),
@@ -144,4 +143,4 @@ def subject(name: str) -> Subject:
         graphs = [exported(channels, momentum, training, dynamo) for training in (True, False)]
         return GraphLayer(channels, graphs[0], graphs[1], runtime)
 
-    return Subject(build, 0.1)
+    return Kind(build, 0.1)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import paddle
 
-from bnstudy.frameworks.audit.adapters.signature import default_of, given
-from bnstudy.frameworks.audit.experiment import Stored, Subject
+from bnstudy.frameworks.audit.experiment import Kind, Stored, default_of, given
 from bnstudy.frameworks.audit.observations import Array
 
 
@@ -33,7 +32,7 @@ class PaddleLayer:
         self._layer._variance.set_value(paddle.to_tensor(variance))
 
 
-def subject(name: str) -> Subject:
-    """The one subject of this module."""
+def kind(name: str) -> Kind:
+    """The one kind of this module."""
     paddle.set_device("cpu")
-    return Subject(PaddleLayer, default_of(paddle.nn.BatchNorm2D, "momentum"))
+    return Kind(PaddleLayer, default_of(paddle.nn.BatchNorm2D, "momentum"))

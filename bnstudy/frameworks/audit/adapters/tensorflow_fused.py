@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from bnstudy.frameworks.audit.experiment import Stored, Subject
+from bnstudy.frameworks.audit.experiment import Kind, Stored
 from bnstudy.frameworks.audit.observations import Array
 
 
@@ -43,6 +43,6 @@ class FusedLayer:
         )
 
 
-def subject(name: str) -> Subject:
-    """The one subject of this module."""
-    return Subject(FusedLayer, 1.0)
+def kind(name: str) -> Kind:
+    """The one kind of this module."""
+    return Kind(FusedLayer, 1.0)

@@ -7,8 +7,7 @@ import shutil
 
 import numpy as np
 
-from bnstudy.frameworks.audit.adapters.signature import default_of, given
-from bnstudy.frameworks.audit.experiment import Stored, Subject
+from bnstudy.frameworks.audit.experiment import Kind, Stored, default_of, given
 from bnstudy.frameworks.audit.observations import Array
 
 os.environ.setdefault("DEV", "PYTHON" if shutil.which("clang") is None else "CPU")  # read when tinygrad is imported
@@ -45,6 +44,6 @@ class TinygradLayer:
         self._layer.running_var.assign(Tensor(variance)).realize()
 
 
-def subject(name: str) -> Subject:
-    """The one subject of this module."""
-    return Subject(TinygradLayer, default_of(BatchNorm, "momentum"))
+def kind(name: str) -> Kind:
+    """The one kind of this module."""
+    return Kind(TinygradLayer, default_of(BatchNorm, "momentum"))

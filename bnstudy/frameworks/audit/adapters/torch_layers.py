@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bnstudy.frameworks.audit.adapters.signature import default_of, given
-from bnstudy.frameworks.audit.experiment import Stored, Subject
+from bnstudy.frameworks.audit.experiment import Kind, Stored, default_of, given
 from bnstudy.frameworks.audit.observations import Array
 
 
@@ -90,29 +89,29 @@ def _batchnorm2d(channels: int, momentum: float | None) -> nn.Module:
     return nn.BatchNorm2d(channels, **given("momentum", momentum))
 
 
-def subject(name: str) -> Subject:
-    """The subject of a name in the registry."""
+def kind(name: str) -> Kind:
+    """The kind of a name in the registry."""
     if name == "torch-functional":
-        return Subject(FunctionalLayer, None)
+        return Kind(FunctionalLayer, None)
     if name in ("torch", "torch-compile"):
         compiled = name == "torch-compile"
-        return Subject(
+        return Kind(
             lambda channels, momentum: ModuleLayer(_batchnorm2d(channels, momentum), compiled),
             default_of(nn.BatchNorm2d, "momentum"),
         )
     if name == "torchvision-frozen":
         from torchvision.ops import FrozenBatchNorm2d
 
-        return Subject(lambda channels, _: ModuleLayer(FrozenBatchNorm2d(channels)), None, has_momentum=False)
+        return Kind(lambda channels, _: ModuleLayer(FrozenBatchNorm2d(channels)), None, has_momentum=False)
     return _timm(name)
 
 
-def _timm(name: str) -> Subject:
+def _timm(name: str) -> Kind:
     from timm.layers import BatchNormAct2d, EvoNorm2dB0, FrozenBatchNormAct2d
     from timm.layers.split_batchnorm import SplitBatchNorm2d
 
     if name == "timm-frozen":
-        return Subject(
+        return Kind(
             lambda channels, _: ModuleLayer(FrozenBatchNormAct2d(channels, apply_act=False)), None, has_momentum=False
         )
     kind, options = {
@@ -120,7 +119,7 @@ def _timm(name: str) -> Subject:
         "timm-splitbatchnorm": (SplitBatchNorm2d, {}),
         "timm-evonorm-b0": (EvoNorm2dB0, {}),
     }[name]
-    return Subject(
+    return Kind(
         lambda channels, momentum: ModuleLayer(kind(channels, **options, **given("momentum", momentum))),
         default_of(kind, "momentum"),
     )
