@@ -94,7 +94,7 @@ def _run_planned(configs: list[Any], command: str, planned: tuple[Any, Any], mir
     from bnstudy.sweeps.study import describe_failures, run_study
 
     first = configs[0]
-    outcome = run_study(configs, command, planned, mirror)
+    outcome = run_study(first, *planned, command, mirror)
     errors = Console(stderr=True, highlight=False)
     for line in describe_failures(outcome):
         errors.print(line, markup=False, soft_wrap=True)
@@ -115,7 +115,8 @@ def _planned(configs: list[Any]) -> tuple[Any, Any]:
     import dataclasses
 
     from bnstudy.analysis import check_metric, declared_family
-    from bnstudy.sweeps.study import plan_study, recorded_cells
+    from bnstudy.sweeps.plan import recorded_cells
+    from bnstudy.sweeps.planning import plan_study
 
     plan, store = plan_study(configs)
     for cell in plan.cells:
@@ -127,7 +128,7 @@ def _planned(configs: list[Any]) -> tuple[Any, Any]:
 def _plan_cells(configs: list[Any]) -> int:
     from bnstudy.sweeps.engines.local import workers
     from bnstudy.sweeps.estimate import estimate
-    from bnstudy.sweeps.study import plan_changes
+    from bnstudy.sweeps.planning import plan_changes
 
     plan, store = _planned(configs)
     console = Console(highlight=False)

@@ -52,8 +52,6 @@ def estimate(jobs: Sequence[Job], store: Store, workers: int) -> Estimate:
         jobs: the missing ones, and the failed ones that are to be tried again.
         store: finished jobs, of whatever study.
         workers: jobs at a time.
-
-    Source: bnstudy issue 3, part 3.
     """
     known, size = _known(store)
     seconds: dict[str, float] = {}

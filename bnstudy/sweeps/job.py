@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import json
 import os
 import time
 import traceback
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -24,6 +22,12 @@ from bnstudy.sweeps.redaction import redacted_fields
 from bnstudy.sweeps.store import Record, Store
 from bnstudy.sweeps.worker import prepare_process
 from bnstudy.training.config import DatasetConfig
+
+if TYPE_CHECKING:  # data come as tensors, and a job that was done elsewhere needs no torch
+    from bnstudy.training.data.dataset import Dataset
+
+_KEPT = 4
+_loaded: dict[tuple[str, str], Dataset] = {}
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def run_job(job: Job, root: str, source: Record, attempt: int = 1) -> Outcome:
     Returns:
         The outcome; the job's own exceptions are recorded, not raised.
 
-    Source: bnstudy issues 2 and 3.
+    Source: docs/architecture.md, "Jobs and identity" and "Faults and secrets".
     """
     store = Store(root)
     started = time.time()
@@ -110,7 +114,7 @@ def _measure(job: Job, progress: Record, checkpoint: Path) -> tuple[dict[str, pd
     from bnstudy.training.measuring.measurement import Checkpointing, measure_block
 
     prepare_process(job.config.engine.threads)
-    dataset = _dataset(json.dumps(dataclasses.asdict(job.config.dataset), sort_keys=True), job.config.device)
+    dataset = _dataset(job.config.dataset, job.config.device)
 
     def advance(step: int) -> None:
         progress["step"] = step
@@ -124,11 +128,16 @@ def _measure(job: Job, progress: Record, checkpoint: Path) -> tuple[dict[str, pd
     return tables, {"diverged": steps, "steps": job.steps, "threads": torch.get_num_threads()}
 
 
-@lru_cache(maxsize=4)
-def _dataset(fields: str, device: str) -> Any:
+def _dataset(config: DatasetConfig, device: str) -> Dataset:
+    """A job's data set; the last few stay for the jobs that follow in this process."""
     from bnstudy.training.data.dataset import load_dataset
 
-    return load_dataset(DatasetConfig(**json.loads(fields)), device)
+    key = (repr(config), device)
+    if key not in _loaded:
+        while len(_loaded) >= _KEPT:
+            del _loaded[next(iter(_loaded))]
+        _loaded[key] = load_dataset(config, device)
+    return _loaded[key]
 
 
 def _unsaved(job: Job, root: str, error: OSError) -> Outcome:

@@ -5,17 +5,32 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from bnstudy.batchnorm.conventions import RESCALED, Convention
 from bnstudy.errors import UserError
 from bnstudy.sweeps.checks import seed_list
 from bnstudy.sweeps.config import Config
 from bnstudy.sweeps.identity import job_id, training_fields, training_id
+from bnstudy.sweeps.redaction import redacted_fields
 from bnstudy.sweeps.store import LAYOUT, Record, Store, is_done
 from bnstudy.training.config import VarianceConfig
 from bnstudy.training.data.shapes import describe
 from bnstudy.training.keys import Role, keys, lookup, replaced
+
+
+class Effort(NamedTuple):
+    """What a training takes.
+
+    Args:
+        block: seeds that train together.
+        steps: optimizer steps.
+        cost: any number that grows with its time.
+    """
+
+    block: int
+    steps: int
+    cost: float
 
 
 @dataclass(frozen=True)
@@ -111,13 +126,7 @@ def canonical(config: Config) -> Config:
     return replaced(config, "variance", variance)
 
 
-def make_plan(
-    configs: Iterable[Config],
-    store: Store,
-    block_size: Mapping[str, int],
-    steps: Mapping[str, int],
-    cost: Mapping[str, float],
-) -> Plan:
+def make_plan(configs: Iterable[Config], store: Store, efforts: Mapping[str, Effort]) -> Plan:
     """Merge cells into jobs and look up which are done.
 
     Conventions with the same normalising side share a training; the identity control has its own. A block of which some
@@ -126,57 +135,76 @@ def make_plan(
     Args:
         configs: checked configurations, `device` resolved, one a cell.
         store: where finished jobs are.
-        block_size: seeds that train together, by training.
-        steps: optimizer steps, by training.
-        cost: any number that grows with a training's time, by training; the longest start first.
+        efforts: what each training takes, by its name; the longest start first.
 
     Returns:
         The plan; nothing is written.
 
-    Source: DESIGN.md, "Replicas" and section 4; bnstudy issue 3.
+    Raises:
+        UserError: cells that share a training and differ in their seeds.
+
+    Source: docs/method.md, "Replicas and pairing"; docs/architecture.md, "Jobs and identity".
     """
-    siblings: dict[str, list[str]] = {}
-    for name in store.job_names():
-        siblings.setdefault(name.split("-")[0], []).append(name)
+    records = _records(store, efforts)
     cells: dict[str, Cell] = {}
     jobs: dict[str, Job] = {}
-    records: dict[str, Record | None] = {}
-    asked: dict[str, list[str]] = {}
+    needed: dict[str, list[str]] = {}
     for config in configs:
         training = training_id(config)
-        seeds = seed_list(config.seeds)
-        for name in siblings.get(training, ()):
-            if name not in records:
-                records[name] = store.record(name)
-        finished = {name: record for name in siblings.get(training, ()) if (record := records[name]) and is_done(record)}
-        needed: list[str] = []
-        for block in blocks(seeds, block_size[training]):
-            for part in _cover(block, finished):
-                name = job_id(training, part)
-                needed.append(name)
-                own = dataclasses.replace(canonical(config), seeds=list(part))
-                jobs.setdefault(name, Job(name, training, own, part, steps[training]))
-        if set(asked.setdefault(training, needed)) != set(needed):
+        parts = _parts(seed_list(config.seeds), efforts[training].block, records[training])
+        names = [job_id(training, part) for part in parts]
+        if training not in needed:
+            needed[training], own = names, canonical(config)
+            for name, part in zip(names, parts, strict=True):
+                settings = dataclasses.replace(own, seeds=list(part))
+                jobs[name] = Job(name, training, settings, part, efforts[training].steps)
+        elif set(names) != set(needed[training]):
             raise UserError(f"seeds: {config.seeds!r} differs between cells that share a training; use one value in a study")
         # A baseline accumulates nothing: all conventions are one cell.
         side = config.variance.accumulate if config.model.norm == "batch" else ""
-        cells.setdefault(f"{training} {side}", Cell(config, training, tuple(needed)))
-    ordered = sorted(jobs.values(), key=lambda job: (-cost[job.training] * len(job.seeds), job.id))
-    found = {job.id: record for job in ordered if (record := records.get(job.id)) is not None}
-    done = {name: record for name, record in found.items() if is_done(record)}
-    foreign = [name for name, record in found.items() if record.get("layout") != LAYOUT]
-    failed = {name: record for name, record in found.items() if record.get("status") == "failed" and name not in foreign}
-    began = {name: record.get("started") for name, record in failed.items()}
-    ordered = [dataclasses.replace(job, failed=began[job.id]) if job.id in began else job for job in ordered]
-    missing = [job for job in ordered if job.id not in done and job.id not in failed]
-    return Plan(list(cells.values()), ordered, done, failed, missing, foreign)
+        cells.setdefault(f"{training} {side}", Cell(config, training, tuple(names)))
+    plan = Plan(list(cells.values()), [], {}, {}, [], [])
+    for job in sorted(jobs.values(), key=lambda job: (-efforts[job.training].cost * len(job.seeds), job.id)):
+        _enter(plan, job, records[job.training].get(job.id))
+    return plan
 
 
-def _cover(block: tuple[int, ...], finished: Mapping[str, Record]) -> list[tuple[int, ...]]:
+def _records(store: Store, trainings: Iterable[str]) -> dict[str, dict[str, Record]]:
+    """What the store has of each training, by the jobs' names."""
+    found: dict[str, dict[str, Record]] = {training: {} for training in trainings}
+    for name in store.job_names():
+        training = name.split("-")[0]
+        if training in found and (record := store.record(name)) is not None:
+            found[training][name] = record
+    return found
+
+
+def _parts(seeds: Sequence[int], size: int, records: Mapping[str, Record]) -> list[tuple[int, ...]]:
+    """Seeds of each job of a training: finished jobs where they fit into a block, and one job for what is left of it."""
+    finished = [record for record in records.values() if is_done(record)]
+    return [part for block in blocks(seeds, size) for part in _cover(block, finished)]
+
+
+def _enter(plan: Plan, job: Job, record: Record | None) -> None:
+    """Put a job into a plan as what its record says it is."""
+    if record is not None and is_done(record):
+        plan.done[job.id] = record
+    elif record is not None and record.get("layout") != LAYOUT:
+        plan.foreign.append(job.id)
+        plan.missing.append(job)
+    elif record is not None and record.get("status") == "failed":
+        plan.failed[job.id] = record
+        job = dataclasses.replace(job, failed=record.get("started"))
+    else:
+        plan.missing.append(job)
+    plan.jobs.append(job)
+
+
+def _cover(block: tuple[int, ...], finished: Sequence[Record]) -> list[tuple[int, ...]]:
     """Cut a block into finished jobs inside it, the largest first, and one job for the seeds that are left."""
     left = set(block)
     parts: list[tuple[int, ...]] = []
-    for record in sorted(finished.values(), key=lambda record: -len(record["seeds"])):
+    for record in sorted(finished, key=lambda record: -len(record["seeds"])):
         seeds = tuple(record["seeds"])
         if seeds and left.issuperset(seeds):
             parts.append(seeds)
@@ -195,3 +223,10 @@ def cell_fields(cell: Cell) -> dict[str, Any]:
             "variance.accumulate": cell.config.variance.accumulate,
         }
     )
+
+
+def recorded_cells(plan: Plan) -> list[Record]:
+    """A study's cells for the store: training, jobs, and the flat configuration."""
+    return [
+        {"training": cell.training, "jobs": cell.jobs, "fields": redacted_fields(cell_fields(cell))} for cell in plan.cells
+    ]

@@ -37,7 +37,7 @@ def study_status(store: Store, name: str) -> Status:
     Raises:
         UserError: no such study.
 
-    Source: bnstudy issue 3, part 3.
+    Source: docs/architecture.md, "The store".
     """
     study = store.study(name)
     if study is None:

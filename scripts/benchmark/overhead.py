@@ -16,9 +16,10 @@ import pandas as pd
 
 from bnstudy.sweeps.config import Config, EngineConfig
 from bnstudy.sweeps.engines.local import run_local
+from bnstudy.sweeps.plan import recorded_cells
+from bnstudy.sweeps.planning import plan_study
 from bnstudy.sweeps.provenance import source_state
 from bnstudy.sweeps.store import Store
-from bnstudy.sweeps.study import plan_study, recorded_cells
 from bnstudy.training.config import OptimizerConfig, VarianceConfig
 from bnstudy.training.data.dataset import load_dataset
 from bnstudy.training.measuring.measurement import measure_block

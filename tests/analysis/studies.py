@@ -11,7 +11,7 @@ from bnstudy.batchnorm.conventions import CONVENTIONS
 from bnstudy.sweeps.config import Config
 from bnstudy.sweeps.identity import training_id
 from bnstudy.sweeps.job import run_job
-from bnstudy.sweeps.plan import cell_fields, make_plan
+from bnstudy.sweeps.plan import Effort, cell_fields, make_plan
 from bnstudy.sweeps.store import Store
 from tests.tiny import tiny
 
@@ -22,7 +22,7 @@ def run_study(root: Path, configs: Sequence[Config], name: str = "tiny", size: i
     """Run every job of some cells and record the study."""
     store = Store(root)
     names = {training_id(config) for config in configs}
-    plan = make_plan(configs, store, dict.fromkeys(names, size), dict.fromkeys(names, 1), dict.fromkeys(names, 1.0))
+    plan = make_plan(configs, store, dict.fromkeys(names, Effort(size, 1, 1.0)))
     for job in plan.missing:
         assert run_job(job, str(root), SOURCE).status == "done"
     cells = [{"training": cell.training, "jobs": cell.jobs, "fields": cell_fields(cell)} for cell in plan.cells]

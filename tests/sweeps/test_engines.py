@@ -19,7 +19,7 @@ from bnstudy.errors import UserError
 from bnstudy.sweeps.checks import check_cell
 from bnstudy.sweeps.engines import engine
 from bnstudy.sweeps.engines.local import run_local
-from bnstudy.sweeps.study import plan_study
+from bnstudy.sweeps.planning import plan_study
 from tests.tiny import tiny
 
 

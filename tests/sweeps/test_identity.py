@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bnstudy.batchnorm.conventions import CONVENTIONS
 from bnstudy.sweeps.config import Config
 from bnstudy.sweeps.identity import job_id, training_fields, training_id
-from bnstudy.sweeps.plan import canonical, make_plan
+from bnstudy.sweeps.plan import Effort, canonical, make_plan
 from bnstudy.sweeps.store import Store
 from bnstudy.training.keys import Key, Role, keys, lookup, replaced
 from tests.tiny import tiny
@@ -212,7 +212,7 @@ def test_a_key_changes_what_its_role_says_and_nothing_else(change: tuple[Key, Co
 def jobs_of(config: Config) -> list[str]:
     """The jobs that a configuration is planned as, two seeds in each."""
     training = training_id(config)
-    plan = make_plan([config], Store("nowhere"), {training: 2}, {training: 1}, {training: 1.0})
+    plan = make_plan([config], Store("nowhere"), {training: Effort(2, 1, 1.0)})
     return [job.id for job in plan.jobs]
 
 

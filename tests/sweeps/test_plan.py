@@ -14,16 +14,14 @@ from bnstudy.batchnorm.conventions import CONVENTIONS
 from bnstudy.errors import UserError
 from bnstudy.sweeps.config import Config
 from bnstudy.sweeps.identity import training_id
-from bnstudy.sweeps.plan import Plan, blocks, canonical, cell_fields, make_plan
+from bnstudy.sweeps.plan import Effort, Plan, blocks, canonical, cell_fields, make_plan
 from bnstudy.sweeps.store import LAYOUT, Store, write_json
 from tests.tiny import tiny
 
 
 def planned(configs: list[Config], store: Store, size: int = 16, cost: dict[str, float] | None = None) -> Plan:
     names = {training_id(config) for config in configs}
-    return make_plan(
-        configs, store, dict.fromkeys(names, size), dict.fromkeys(names, 26), dict.fromkeys(names, 1.0) | (cost or {})
-    )
+    return make_plan(configs, store, {name: Effort(size, 26, (cost or {}).get(name, 1.0)) for name in names})
 
 
 def finish(plan: Plan, store: Store, **record: Any) -> None:

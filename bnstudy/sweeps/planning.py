@@ -1,0 +1,125 @@
+"""The first half of a study: its cells are checked, sized and planned; nothing is trained or written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from bnstudy.errors import UserError
+from bnstudy.names import check_layer
+from bnstudy.sweeps.checks import check_cell
+from bnstudy.sweeps.config import Config
+from bnstudy.sweeps.engines import ENGINES
+from bnstudy.sweeps.identity import training_id
+from bnstudy.sweeps.plan import Effort, Plan, make_plan
+from bnstudy.sweeps.store import Store
+from bnstudy.training.checks import check_values_per_channel
+from bnstudy.training.data.files import require_files
+from bnstudy.training.data.shapes import DatasetShape
+from bnstudy.training.imported import with_imports
+from bnstudy.training.networks.grouping import block_size
+from bnstudy.training.schedule import total_steps
+
+_OF_THE_STUDY = ("name", "output_dir", "results_dir", "tracking", "device")
+"""Keys that all cells of a study share."""
+_CALL = 200_000
+"""Values that a layer works through in the time that calling it takes."""
+
+
+def plan_study(configs: Sequence[Config]) -> tuple[Plan, Store]:
+    """Check every cell and plan the study; nothing is written.
+
+    Args:
+        configs: the cells, as composed.
+
+    Returns:
+        The plan and the store it looked into.
+
+    Raises:
+        UserError: the first thing wrong with a cell.
+
+    Source: docs/architecture.md, "The way of a batch size".
+    """
+    configs = [with_imports(config) for config in configs]
+    shapes = [check_cell(config) for config in configs]  # before torch is imported: a typing mistake is told at once
+    for key in _OF_THE_STUDY:
+        if len({getattr(config, key) for config in configs}) > 1:
+            raise UserError(f"{key}: differs between the cells of one study; use one value")
+    device = _device(configs[0])
+    configs = [dataclasses.replace(config, device=device) for config in configs]
+    store = Store(configs[0].output_dir)
+    return make_plan(configs, store, _efforts(configs, shapes)), store
+
+
+def _device(config: Config) -> str:
+    """The device that "auto" stands for."""
+    engine = config.engine
+    if ENGINES[engine.name].elsewhere:
+        # This machine is not the one that computes: what is asked of the cluster decides.
+        return config.device if config.device != "auto" else "cuda" if (engine.gpus_per_job or 0) > 0 else "cpu"
+    if config.device == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if config.device == "cuda":
+        raise UserError("device: 'cuda' is not there; use cpu or auto")
+    return "cpu"
+
+
+def _efforts(configs: Sequence[Config], shapes: Sequence[DatasetShape]) -> dict[str, Effort]:
+    """What every training takes; what only its network or its files can tell is refused here.
+
+    Raises:
+        UserError: data that are not there, a network that cannot be built, or a layer with one value per channel.
+    """
+    efforts: dict[str, Effort] = {}
+    networks: dict[tuple[object, ...], dict[str, int]] = {}  # building one takes longer than all the rest
+    for config, shape in zip(configs, shapes, strict=True):
+        if (training := training_id(config)) not in efforts:
+            require_files(config.dataset)
+            network = (repr(config.model), shape.input_shape, shape.outputs)
+            if network not in networks:
+                networks[network] = _spatial(config, shape)
+            check_values_per_channel(config, shape, networks[network])
+            efforts[training] = _effort(config, shape, networks[network])
+    return efforts
+
+
+def _effort(config: Config, shape: DatasetShape, spatial: dict[str, int]) -> Effort:
+    block, steps = block_size(config, shape), total_steps(config, shape.train_samples)
+    # Only an order is needed here: the longest first. A step costs a call for each layer, and its samples' work.
+    work = sum(spatial.values()) * config.model.width * config.batch_size
+    return Effort(block, steps, steps * ((len(spatial) + 1) * _CALL / block + work))
+
+
+def _spatial(config: Config, shape: DatasetShape) -> dict[str, int]:
+    """For every BatchNorm layer the values per channel of one sample."""
+    from bnstudy.training.networks.imported import check_imported
+    from bnstudy.training.networks.models import build_model, values_per_channel
+
+    if config.model.imported:
+        check_imported(config.model, shape.input_shape, shape.outputs)
+    # Positions do not depend on the width, and a network too large for this machine is its job's affair.
+    narrow = dataclasses.replace(config.model, width=min(config.model.width, 8))
+    spatial = values_per_channel(build_model(narrow, shape.input_shape, shape.outputs, seed=0), shape.input_shape, 1)
+    for layer in spatial:
+        check_layer("model.factory", layer)
+    return spatial
+
+
+def plan_changes(plan: Plan, store: Store, name: str) -> list[str]:
+    """What a study's jobs were when it was last run, if they are others now: its YAML or the command has changed."""
+    before = store.study(name)
+    if before is None:
+        return []
+    old = {job for cell in before["cells"] for job in cell["jobs"]}
+    new = {job.id for job in plan.jobs}
+    lines = []
+    if gone := sorted(old - new):
+        kept = sum(store.record(job) is not None for job in gone)
+        lines.append(f"{name}: {len(gone)} jobs of its last run no longer belong ({kept} of them ran and stay in the store)")
+    if gone and (added := len(new - old)):
+        lines.append(f"{name}: {len(new & old)} jobs still belong, {added} are new")
+    return lines
