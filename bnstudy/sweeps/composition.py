@@ -1,127 +1,225 @@
-"""From Hydra's configuration to ours: composed once per choice of groups, typed, with errors a user can act on."""
+"""From overrides to typed cells: what Hydra composes for each of them, with its slow part done once a choice of groups."""
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
-import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException, ValidationError
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from bnstudy.errors import UserError
+from bnstudy.assets import config_folder
 from bnstudy.sweeps.config import Config
+from bnstudy.sweeps.explanation import explained, unknown_key
 
-_OPEN = ("engine.options", "study.family", "model.args", "dataset.args")  # what a schema cannot list
+_BY_SCALE = re.compile(r"\$\{scaled:[^${}]*\}")
+"""An interpolation that depends on `scale` alone."""
 
 
-def register_resolvers() -> None:
-    """Let YAML say `${scaled:16,64}`: the first where `scale` is standard, the second where it is full."""
+@contextlib.contextmanager
+def hydra_loader() -> Iterator[ConfigLoader]:
+    """Hydra's loader over conf/ and experiments/, which knows our schema and resolvers."""
+    ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("scaled", _scaled, replace=True)
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        yield GlobalHydra.instance().config_loader()
 
 
 def _scaled(standard: Any, full: Any, *, _root_: DictConfig) -> Any:
+    """`${scaled:16,64}` in YAML: the first where `scale` is standard, the second where it is full."""
     return full if _root_.get("scale") == "full" else standard
 
 
 def typed(config: DictConfig) -> Config:
-    """A composed configuration as a `Config`.
+    """A composed configuration as a `Config`, its interpolations resolved.
 
     Raises:
         UserError: an unknown key, or a value of the wrong type.
     """
-    plain = OmegaConf.create({key: value for key, value in config.items_ex(resolve=False) if key != "hydra"})
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), plain)
-        result = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise explain(error) from error
-    assert isinstance(result, Config)
-    return result
+    defaults = vars(Config())
+    values = {}
+    with explained():
+        for key in map(str, config):
+            if key != "hydra":
+                values[key] = _plain(config[key])
+    for key, value in values.items():
+        if key not in defaults:
+            raise unknown_key(key)
+        _require_fields(key, value, defaults[key])
+    return Config(**values)
 
 
-def compose_cells(loader: ConfigLoader, config: DictConfig, cells: Sequence[Sequence[str]]) -> list[Config]:
-    """One `Config` for each list of overrides.
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
 
-    Composition is Hydra's and slow, so it happens once for each choice of groups; plain values are typed by
-    the schema and set on a copy.
+
+def _require_fields(key: str, section: Any, default: Any) -> None:
+    """Refuse a section that is none, or has a key that it should not: `+model.colour=red` would be an attribute of it."""
+    if dataclasses.is_dataclass(default):
+        if type(section) is not type(default):
+            raise unknown_key(key)
+        for name in vars(section):
+            if name not in vars(default):
+                raise unknown_key(f"{key}.{name}")
+
+
+def compose_cells(loader: ConfigLoader, master: DictConfig, cells: Sequence[Sequence[str]]) -> list[Config]:
+    """One `Config` for each list of overrides: the one that Hydra would compose for that list by itself.
+
+    Hydra takes about 60 ms for a composition. Here it composes once for each choice of groups, and the result stays
+    unresolved; the other overrides are Hydra's own operations on a copy (3 ms). Where nothing is left to resolve, plain
+    values are set on a resolved cell instead (0.05 ms).
 
     Args:
         loader: Hydra's loader.
-        config: the sweep's master configuration.
-        cells: overrides of each cell; they name every axis.
+        master: the study's configuration without its axes; the cells share Hydra's own settings and cached values with it.
+        cells: all overrides of each cell.
 
     Raises:
-        UserError: see `typed`.
+        UserError: see `typed`; and whatever Hydra refuses.
+
+    Source: Hydra 1.3, `ConfigLoaderImpl`; docs/architecture.md, "Configuration keys".
     """
-    parser = OverridesParser.create(config_loader=loader)
-    scratch = OmegaConf.structured(Config)
-    bases: dict[tuple[str, ...], Config] = {}
-    parsed: dict[str, tuple[str, Any] | None] = {}  # key and typed value of a plain value, None for anything else
-    groups: dict[str, bool] = {}
-    result = []
-    for overrides in cells:
-        try:
-            for text in overrides:
-                if text not in parsed:
-                    override = parser.parse_override(text)
-                    parsed[text] = _typed_value(scratch, override) if _is_plain_value(loader, override, groups) else None
-            key = tuple(text for text in overrides if parsed[text] is None)
-            if key not in bases:
-                bases[key] = typed(loader.load_sweep_config(config, list(key)))
-        except (HydraException, OmegaConfBaseException) as error:
-            raise explain(error) from error
-        cell = bases[key]
-        for text in overrides:
-            if (setting := parsed[text]) is not None:
-                cell = _replaced(cell, setting[0].split("."), setting[1])
-        result.append(cell)
-    return result
+    composer = _Composer(loader, master)
+    with explained():
+        return [composer.cell(texts) for texts in cells]
 
 
-def refuse_repeated(arguments: Sequence[str]) -> None:
-    """Refuse a key given twice, of which Hydra would silently take the last.
+class _Composer:
+    """Composes the cells of one study, and keeps what several of them need."""
 
-    Raises:
-        UserError: naming the key.
-    """
-    seen: set[str] = set()
-    for argument in arguments:
-        key = argument.partition("=")[0].lstrip("+")
-        if "=" in argument and not argument.startswith("-") and key in seen:
-            raise UserError(f"{key}: given twice; use one, or a list such as {key}=a,b with --multirun")
-        seen.add(key)
+    def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
+        self.loader, self.master = loader, master
+        self.parser = OverridesParser.create(config_loader=loader)
+        self.parsed: dict[str, Override] = {}
+        self.groups: dict[str, bool] = {}
+        self.plain: dict[str, bool] = {}
+        self.values: dict[str, Any] = {}
+        self.composed: dict[tuple[str, ...], DictConfig] = {}
+        self.settled: dict[tuple[str, ...], Config | None] = {}
+        self.schema = OmegaConf.structured(Config)
+        OmegaConf.set_struct(self.schema, True)
+
+    def cell(self, texts: Sequence[str]) -> Config:
+        """The configuration for one list of overrides."""
+        overrides = [self._parse(text) for text in texts]
+        if _overlap([override.key_or_group for override in overrides if not self._is_structural(override)]):
+            return self._compose(texts, overrides)  # their order counts
+        special = [text for text in texts if not self.plain[text]]
+        key = tuple(special)
+        if key not in self.settled:
+            config = self._unresolved(special, [self.parsed[text] for text in special])
+            self.settled[key] = None if _is_open(config) else typed(config)
+        cell = self.settled[key]
+        if cell is None:
+            return self._compose(texts, overrides)
+        for text, override in zip(texts, overrides, strict=True):
+            if self.plain[text]:
+                cell = _replaced(cell, override.key_or_group.split("."), self._value(text, override))
+        return cell
+
+    def _parse(self, text: str) -> Override:
+        if text not in self.parsed:
+            (override,) = self.parser.parse_overrides([text])
+            self.parsed[text] = override
+            self.plain[text] = self._is_plain(override)
+        return self.parsed[text]
+
+    def _is_plain(self, override: Override) -> bool:
+        """Whether an override gives a key of the schema another value, and no file, key or other value depends on it."""
+        changes = not (override.is_add() or override.is_force_add() or override.is_delete())
+        literal = "${" not in str(override.input_line) and not isinstance(override.value(), dict)
+        key = override.key_or_group
+        return changes and literal and key != "scale" and not self._is_structural(override) and key in _LEAVES
+
+    def _is_structural(self, override: Override) -> bool:
+        """Whether Hydra needs an override to decide which files it reads: `Overrides` in its `defaults_list`."""
+        key = override.key_or_group
+        if key not in self.groups:
+            given = OmegaConf.to_container(self.master.hydra.overrides.hydra)  # a search path may be among them
+            assert isinstance(given, list)
+            options = self.loader.get_group_options(key, None, self.master.hydra.job.config_name, given)
+            self.groups[key] = bool(options)
+        group = self.groups[key] and not isinstance(override.value(), dict)
+        return group or override.package is not None or override.is_hydra_override()
+
+    def _value(self, text: str, override: Override) -> Any:
+        """The value of a plain override, as the schema types it."""
+        if text not in self.values:
+            ConfigLoaderImpl._apply_overrides_to_config([override], self.schema)
+            self.values[text] = _plain(OmegaConf.select(self.schema, override.key_or_group))
+        return self.values[text]
+
+    def _compose(self, texts: Sequence[str], overrides: Sequence[Override]) -> Config:
+        config = self._unresolved(texts, overrides)
+        if "hydra" in config:
+            HydraConfig.instance().set_config(config)
+        result = typed(config)
+        OmegaConf.copy_cache(config, self.master)  # what is drawn once, such as ${now:…}, is the same in all cells
+        return result
+
+    def _unresolved(self, texts: Sequence[str], overrides: Sequence[Override]) -> DictConfig:
+        """What Hydra composes, before interpolations are resolved; with its node `hydra` only where something refers to it."""
+        structural = tuple(str(override.input_line) for override in overrides if self._is_structural(override))
+        if structural not in self.composed:
+            self.composed[structural] = self._without_hydra(self.loader.load_sweep_config(self.master, list(structural)))
+        base = self.composed[structural]
+        if "hydra" in base or any("${hydra" in text for text in texts):
+            return self.loader.load_sweep_config(self.master, list(texts))
+        config = copy.deepcopy(base)
+        OmegaConf.copy_cache(self.master, config)
+        others = [override for override in overrides if not self._is_structural(override)]
+        ConfigLoaderImpl._apply_overrides_to_config(others, config)
+        return config
+
+    def _without_hydra(self, config: DictConfig) -> DictConfig:
+        """A composed configuration without the node `hydra`, which is the larger part of it, where nothing refers to it."""
+        with open_dict(config):
+            hydra = config.pop("hydra")
+            if any("${hydra" in text for text in _interpolations(OmegaConf.to_container(config))):
+                config.hydra = hydra
+        return config
 
 
-def with_open_mappings(arguments: Sequence[str]) -> list[str]:
-    """Let the mappings that take any key be overridden without Hydra's `++`: engine.options={account:lab}."""
-    return [f"++{argument}" if argument.startswith(_OPEN) and "=" in argument else argument for argument in arguments]
+def _leaves(section: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in vars(section).items():
+        if dataclasses.is_dataclass(value):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
 
 
-def _is_plain_value(loader: ConfigLoader, override: Override, groups: dict[str, bool]) -> bool:
-    """Whether an override sets a value that nothing else depends on: no group, nothing added or deleted or interpolated."""
-    key = override.key_or_group
-    if key == "scale":
-        return False
-    if override.is_add() or override.is_delete() or override.is_force_add() or override.package is not None:
-        return False
-    if key not in groups:
-        groups[key] = bool(loader.get_group_options(key))
-    return not groups[key] and "${" not in (override.input_line or "")
+_LEAVES = frozenset(_leaves(Config()))
 
 
-def _typed_value(scratch: DictConfig, override: Override) -> tuple[str, Any]:
-    """The key of an override, and its value as the schema types it."""
-    key = override.key_or_group
-    OmegaConf.update(scratch, key, override.value())
-    value = OmegaConf.select(scratch, key)
-    return key, OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
+def _overlap(keys: Sequence[str]) -> bool:
+    """Whether a key is given twice, or together with one inside it."""
+    ordered = sorted(f"{key}." for key in keys)
+    return any(second.startswith(first) for first, second in zip(ordered, ordered[1:], strict=False))
+
+
+def _is_open(config: DictConfig) -> bool:
+    """Whether a value depends on others that a cell may still change."""
+    return any(not _BY_SCALE.fullmatch(text) for text in _interpolations(OmegaConf.to_container(config)))
+
+
+def _interpolations(node: Any) -> Iterator[str]:
+    if isinstance(node, dict | list):
+        for value in node.values() if isinstance(node, dict) else node:
+            yield from _interpolations(value)
+    elif isinstance(node, str) and "${" in node:
+        yield node
 
 
 def _replaced(node: Any, path: Sequence[str], value: Any) -> Any:
@@ -129,54 +227,3 @@ def _replaced(node: Any, path: Sequence[str], value: Any) -> Any:
     if len(path) > 1:
         value = _replaced(getattr(node, path[0]), path[1:], value)
     return dataclasses.replace(node, **{path[0]: value})
-
-
-def explain(error: BaseException) -> UserError:
-    """A line or two for an error of Hydra or OmegaConf: which key, which value, what would be accepted."""
-    text = str(error).strip()
-    if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)/([^/']+)'", text)):
-        listed = text.partition("Available options")[2].partition("Config search path")[0].splitlines()[1:]
-        options = [line.strip() for line in listed if line.strip()]
-        if options:
-            return UserError(f"{found[1]}: {found[2]!r} is unknown; use {', '.join(options)}{_close(found[2], options)}")
-        return UserError(f"{found[1]}: there is no such group; use a key of `bnstudy run --cfg job`")
-    if found := re.search(r"Could not override '([^']+)'.*?Key '([^']+)' is not in struct", text, re.DOTALL):
-        return _unknown(found[1])
-    if "not in" in text and (found := re.search(r"full_key: (\S+)", text)):
-        return _unknown(found[1])
-    if found := re.search(r"Could not override '([^']+)'", text):
-        return _unknown(found[1])
-    if isinstance(error, ValidationError) and (found := re.search(r"full_key: (\S+)", text)):
-        reason = text.splitlines()[0].replace("of type 'str' ", "")
-        return UserError(f"{found[1]}: {reason[0].lower()}{reason[1:]}; {_accepted(found[1])}")
-    if isinstance(error, OverrideParseException):
-        return UserError(f"{error.override!r} is no override; use key=value, or key=value1,value2 with --multirun")
-    if isinstance(error.__cause__, ValidationError):
-        return explain(error.__cause__)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return UserError(" ".join(lines[:2]) or type(error).__name__)
-
-
-def _unknown(key: str) -> UserError:
-    keys = list(_keys())
-    return UserError(f"{key}: unknown key{_close(key, keys) or '; `bnstudy run --cfg job` shows all keys'}")
-
-
-def _close(word: str, choices: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, choices, 1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def _keys(prefix: str = "", node: Any = None) -> Iterable[str]:
-    for key, value in vars(Config() if node is None else node).items():
-        yield f"{prefix}{key}"
-        if hasattr(value, "__dataclass_fields__"):
-            yield from _keys(f"{prefix}{key}.", value)
-
-
-def _accepted(key: str) -> str:
-    node: Any = Config
-    for part in key.split("."):
-        kind = node.__dataclass_fields__[part]
-        node = kind.default_factory if kind.default_factory is not kind.default else kind
-    return f"it takes {kind.type}"

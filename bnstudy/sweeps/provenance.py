@@ -31,7 +31,7 @@ def source_state() -> dict[str, Any]:
     try:
         commit = _git(root, "rev-parse", "HEAD")
         # What a run itself writes (results, raw runs) does not make its code another one.
-        dirty = bool(_git(root, "status", "--porcelain", "--", "bnstudy", "conf", "experiments", "hydra_plugins"))
+        dirty = bool(_git(root, "status", "--porcelain", "--", "bnstudy", "conf", "experiments"))
     except (OSError, subprocess.SubprocessError):
         return state
     return state | {"commit": commit, "dirty": dirty}
