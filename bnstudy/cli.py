@@ -2,45 +2,105 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
+import bnstudy
 from bnstudy.errors import UserError
 
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+"""What typer raises for arguments that fit no command; typer brings a click of its own, so that click's is another class."""
 app = typer.Typer(
     name="bnstudy",
-    help="Which variance should BatchNorm use in training and at inference? Measure it.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["--help", "-h"]},
 )
-_HYDRA = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
-@app.command(context_settings=_HYDRA)
-def run(context: typer.Context) -> None:
-    """Run a study or a cell: Hydra overrides such as +experiments=quick, or -m model=mlp,resnet8 batch_size=2,4 seeds=8."""
+class _StudyCommand(TyperCommand):
+    """A command that takes overrides; its help shows them all."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from bnstudy.sweeps.keys import page
+
+        super().format_help(ctx, formatter)
+        formatter.write("\n" + page(min(shutil.get_terminal_size().columns, 125)))
+
+
+class Shown(StrEnum):
+    """What `--cfg` can show."""
+
+    job = "job"
+
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides, as listed below.")]
+Multirun = Annotated[bool, typer.Option("--multirun", "-m", help="Several values of a key are an axis: a cell for each.")]
+ConfigDir = Annotated[
+    Path | None, typer.Option("--config-dir", "-cd", metavar="FOLDER", help="Configuration of your own, laid out as conf/.")
+]
+Cfg = Annotated[Shown | None, typer.Option("--cfg", "-c", help="Show the configuration of a cell, and run nothing.")]
+Resolve = Annotated[bool, typer.Option("--resolve", help="With --cfg: interpolations replaced by what they refer to.")]
+
+
+@app.callback(invoke_without_command=True)
+def front(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Which variance should BatchNorm use in training and at inference? Measure it."""
+    if version:
+        typer.echo(f"bnstudy {bnstudy.__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command(cls=_StudyCommand)
+def run(
+    overrides: Overrides = None,
+    multirun: Multirun = False,
+    config_dir: ConfigDir = None,
+    cfg: Cfg = None,
+    resolve: Resolve = False,
+) -> None:
+    """Run a study, or a cell; what is done already is kept.
+
+    Trains what is missing and writes tables and a report to results/NAME. The same command typed again goes on where it was.
+    """
     from bnstudy import commands
 
-    raise typer.Exit(commands.run(context.args))
+    if cfg is not None:
+        commands.show_cell(overrides or [], config_dir, resolve)
+    else:
+        raise typer.Exit(commands.run(overrides or [], multirun, config_dir))
 
 
-@app.command(context_settings=_HYDRA)
-def plan(context: typer.Context) -> None:
-    """Say what `run` with the same arguments would do, and how long it would take; nothing is trained or written."""
+@app.command(cls=_StudyCommand)
+def plan(overrides: Overrides = None, multirun: Multirun = False, config_dir: ConfigDir = None) -> None:
+    """Say what `run` would do, and how long it would take.
+
+    Nothing is trained or written.
+    """
     from bnstudy import commands
 
-    raise typer.Exit(commands.run(context.args, only_plan=True))
+    raise typer.Exit(commands.run(overrides or [], multirun, config_dir, only_plan=True))
 
 
 @app.command()
 def status(name: str, output_dir: Annotated[Path, typer.Option(help="Where the raw runs are.")] = Path("outputs")) -> None:
-    """Say what has become of a study: done, running and where, missing, failed and why."""
+    """Say what has become of a study.
+
+    Which jobs are done, running and where, missing, failed and why.
+    """
     from bnstudy import commands
 
     raise typer.Exit(commands.status(name, output_dir))
@@ -66,7 +126,10 @@ def publish(
     dashboard: Annotated[bool, typer.Option(help="Make or update the study's workspace and report, too.")] = False,
     output_dir: Annotated[Path, typer.Option(help="Where the raw runs are.")] = Path("outputs"),
 ) -> None:
-    """Mirror a study to Weights & Biases from its raw runs; twice does nothing twice."""
+    """Mirror a study to Weights & Biases from its raw runs.
+
+    Twice does nothing twice.
+    """
     from bnstudy import commands
 
     raise typer.Exit(commands.publish(name, output_dir, online, only or [], dashboard))
@@ -91,7 +154,10 @@ def audit(
     results_dir: Annotated[Path, typer.Option(help="Where audit/ is written.")] = Path("results"),
     timeout: Annotated[float, typer.Option(help="Seconds for each layer.")] = 300.0,
 ) -> None:
-    """Measure which convention each installed framework implements (the extra `audit` brings them)."""
+    """Measure which convention each framework implements.
+
+    Of the installed ones; the extra `audit` brings them all.
+    """
     from bnstudy.frameworks.audit import audit as measure
 
     raise typer.Exit(measure(names or [], results_dir, timeout=timeout))
@@ -183,7 +249,10 @@ def diagnose(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
     fail: Annotated[bool, typer.Option("--fail", help="Exit code 1 where something is wrong.")] = False,
 ) -> None:
-    """Say why a trained model behaves differently in train() and eval(), and what to do about it."""
+    """Say why train() and eval() of a model disagree, and what to do.
+
+    Any model with BatchNorm layers, with batches as it was trained on.
+    """
     from bnstudy.diagnosis.command import diagnose as explain
     from bnstudy.diagnosis.options import Options
 
@@ -214,6 +283,26 @@ def diagnose(
     raise typer.Exit(explain(options))
 
 
+@app.command()
+def completion(shell: Annotated[str, typer.Argument(help="bash, zsh or fish.")]) -> None:
+    """Print what teaches a shell to complete commands and keys.
+
+    For bash, put eval "$(bnstudy completion bash)" into ~/.bashrc, for zsh the same with zsh into ~/.zshrc, for fish
+    bnstudy completion fish | source into config.fish.
+    """
+    from bnstudy.completion import script
+
+    typer.echo(script(shell), nl=False)
+
+
+@app.command(hidden=True)
+def complete(words: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+    """Print every way to finish the last word; shells ask it."""
+    from bnstudy.completion import candidates
+
+    typer.echo("\n".join(candidates(app, words or [""])))
+
+
 def _number(text: str | None) -> float | str | None:
     """A number where the text is one, else the text, for the command to judge."""
     try:
@@ -225,10 +314,32 @@ def _number(text: str | None) -> float | str | None:
 def main() -> None:
     """Entry point of the console script."""
     try:
-        app()
+        os.getcwd()  # a folder that somebody has deleted fails in a different way at every turn
+        code = app(standalone_mode=False)
+    except FileNotFoundError as error:
+        if Path("/proc/self/cwd").exists() or error.filename is not None:
+            raise
+        code = _complain("the current folder does not exist any more; change to one that does")
     except UserError as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        sys.exit(2)
+        code = _complain(str(error))
+    except UsageError as error:
+        code = _complain(_usage(error))
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    sys.exit(code)
+
+
+def _complain(text: str) -> int:
+    print(text, file=sys.stderr)  # noqa: T201
+    return 2
+
+
+def _usage(error: Any) -> str:
+    """A mistake in options or arguments, in a line."""
+    context = error.ctx
+    command = context.command_path if context is not None else "bnstudy"
+    text = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")
+    return f"{command}: {text[:1].lower()}{text[1:]}; see `{command} --help`"
 
 
 if __name__ == "__main__":

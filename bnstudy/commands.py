@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bnstudy.assets import config_folder
 from bnstudy.errors import UserError
 
 
-def run(arguments: Sequence[str], only_plan: bool = False) -> int:
-    """Run a study as a Hydra application: compose its cells, train what is missing, write tables and print them.
+def run(overrides: Sequence[str], multirun: bool = False, config_dir: Path | None = None, only_plan: bool = False) -> int:
+    """Run a study: compose its cells, train what is missing, write tables and print them.
 
     Args:
-        arguments: Hydra's overrides and flags.
+        overrides: in Hydra's grammar.
+        multirun: whether several values of a key are an axis.
+        config_dir: a folder of the user's own configuration, beside conf/.
         only_plan: print the plan instead; nothing is trained or written.
 
     Returns:
@@ -30,49 +30,18 @@ def run(arguments: Sequence[str], only_plan: bool = False) -> int:
     Raises:
         UserError: anything wrong with the configuration.
     """
-    import hydra
-    from hydra.core.config_store import ConfigStore
-    from hydra.errors import HydraException
-    from omegaconf import DictConfig
-    from omegaconf.errors import OmegaConfBaseException
-
-    from bnstudy.sweeps.composition import explain, refuse_repeated, register_resolvers, typed, with_open_mappings
-    from bnstudy.sweeps.config import Config
+    from bnstudy.sweeps.axes import study_cells
     from bnstudy.sweeps.provenance import command_line
 
-    refuse_repeated(arguments)
-    ConfigStore.instance().store(name="schema", node=Config)
-    register_resolvers()
-    codes: list[int] = []
-    mistakes: list[UserError] = []
-    command = command_line()
+    configs = study_cells(overrides, multirun, config_dir)
+    return _plan_cells(configs) if only_plan else _run_cells(configs, command_line())
 
-    @hydra.main(config_path=str(config_folder()), config_name="config", version_base="1.3")
-    def task(given: DictConfig | list[Any]) -> int:
-        try:
-            configs = [typed(given)] if isinstance(given, DictConfig) else given
-            codes.append(_plan_cells(configs) if only_plan else _run_cells(configs, command))
-        except UserError as error:  # raised through Hydra, it would be announced twice
-            mistakes.append(error)
-            return 2
-        return codes[-1]
 
-    before, flag = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = ["bnstudy run", *with_open_mappings(arguments)]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us instead of being printed
-    try:
-        task()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error) from error
-    finally:
-        sys.argv = before
-        if flag is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = flag
-    if mistakes:
-        raise mistakes[0]
-    return codes[-1] if codes else 0
+def show_cell(overrides: Sequence[str], config_dir: Path | None = None, resolve: bool = False) -> None:
+    """Print the configuration of one cell as YAML, as `run` would compose it."""
+    from bnstudy.sweeps.axes import cell_yaml
+
+    Console(highlight=False).out(cell_yaml(overrides, config_dir, resolve), end="")
 
 
 def _run_cells(configs: list[Any], command: str) -> int:

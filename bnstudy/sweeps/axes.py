@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import shlex
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +13,14 @@ from pathlib import Path
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from bnstudy.errors import UserError
+from bnstudy.errors import UserError, first_line
 from bnstudy.sweeps.composition import compose_cells, hydra_loader
 from bnstudy.sweeps.config import Config
-from bnstudy.sweeps.explanation import explained, kind_of, no_choice, quoted, unknown_key
+from bnstudy.sweeps.explanation import explained, kind_of, no_choice, no_override, unknown_key
 from bnstudy.training.config import TrainingConfig
 
 MOST_CELLS = 100_000
@@ -31,7 +33,9 @@ _HYDRA = ("hydra.mode", "hydra.sweeper.params", "hydra.searchpath")
 
 def _of_study() -> frozenset[str]:
     """Keys that a study has once, for all its cells: what its configuration adds to a training's."""
-    added = {field.name for field in dataclasses.fields(Config)} - {field.name for field in dataclasses.fields(TrainingConfig)}
+    added = {field.name for field in dataclasses.fields(Config)} - {
+        field.name for field in dataclasses.fields(TrainingConfig)
+    }
     return frozenset(added - {"seeds"})
 
 
@@ -90,14 +94,16 @@ def _parsed(loader: ConfigLoader, arguments: Sequence[str], folder: Path | None)
     for text in texts:
         if text in experiments:
             raise UserError(f"{text!r} is no override; use +experiments={text}")
-        with explained():
+        try:
             opened = text.startswith(_OPEN) and "=" in text
             (override,) = parser.parse_overrides([f"++{text}" if opened else text])
+        except HydraException as error:
+            raise no_override(text) from error
         key = override.key_or_group
         if not 0 < len(key) < 256:
             raise unknown_key(key) if key else UserError(f"{text!r} has no key; use key=value")
         if (key, override.package) in seen:
-            raise UserError(f"{key}: given twice; use one, or an axis such as -m {quoted(f'{key}=a,b')}")
+            raise UserError(f"{key}: given twice; use one, or an axis such as -m {shlex.quote(f'{key}=a,b')}")
         seen.add((key, override.package))
         _refuse_setting_of_hydra(override)
         named = override.is_sweep_override() or override.is_delete() or isinstance(override.value(), str | list | dict)
@@ -117,14 +123,19 @@ def _search_path(folder: Path | None) -> list[str]:
 
 
 def _refuse_setting_of_hydra(override: Override) -> None:
+    """Refuse what would start other programs, write files of Hydra's, or do nothing at all."""
     key = override.key_or_group
     if key in ("hydra/launcher", "hydra/sweeper"):
         if override.value() != "basic":
-            raise UserError(
-                f"{key}: {override.value()!r} cannot run a study, whose cells share trainings; use engine=local, slurm or ray"
-            )
-    elif key.partition(".")[0] == "hydra" and not key.startswith(_HYDRA) or key.startswith("hydra/"):
+            raise _another_runner(key, override.get_value_element_as_str())
+    elif key.partition(".")[0].partition("/")[0] == "hydra" and not key.startswith(_HYDRA):
         raise UserError(f"{key}: this setting of Hydra has no part in a study; of Hydra's, use {', '.join(_HYDRA)}")
+
+
+def _another_runner(key: str, name: str) -> UserError:
+    return UserError(
+        f"{key}: {name} cannot run a study, whose cells share trainings; leave it out, and use engine=slurm or ray"
+    )
 
 
 def _master(loader: ConfigLoader, overrides: Sequence[Override]) -> DictConfig:
@@ -135,8 +146,7 @@ def _master(loader: ConfigLoader, overrides: Sequence[Override]) -> DictConfig:
         master = loader.load_configuration("config", texts, RunMode.MULTIRUN, validate_sweep_overrides=False)
         for key in ("launcher", "sweeper"):
             if "hydra._internal.core_plugins.basic" not in str(master.hydra[key].get("_target_")):
-                chosen = master.hydra.runtime.choices.get(f"hydra/{key}")
-                raise UserError(f"hydra/{key}: {chosen!r} cannot run a study, whose cells share trainings; leave it out")
+                raise _another_runner(f"hydra/{key}", str(master.hydra.runtime.choices.get(f"hydra/{key}")))
         if master.hydra.callbacks:
             raise UserError("hydra.callbacks: Hydra's callbacks have no part in a study; leave them out")
     return master
@@ -158,8 +168,10 @@ def _refuse_axes(overrides: Sequence[Override]) -> None:
             key, text = override.key_or_group, str(override.input_line)
             values = override.get_value_string()
             listed = any(word in str(kind_of(key)) for word in ("list", "Any"))
-            instead = f", or use {quoted(f'{key}=[{values}]')} for a list" if listed else ""
-            raise UserError(f"{key}: {values} stands for several values; add -m for a cell each (-m {quoted(text)}){instead}")
+            instead = f", or use {shlex.quote(f'{key}=[{values}]')} for a list" if listed else ""
+            raise UserError(
+                f"{key}: {values} stands for several values; add -m for a cell each (-m {shlex.quote(text)}){instead}"
+            )
 
 
 def _product(overrides: Sequence[Override]) -> list[tuple[str, ...]]:
@@ -174,9 +186,13 @@ def _product(overrides: Sequence[Override]) -> list[tuple[str, ...]]:
         if key.partition(".")[0] in once:
             raise UserError(f"{key}: a study has one for all its cells, so that it cannot be an axis; use one value")
         if not override.is_discrete_sweep():
-            raise UserError(f"{key}: {override.get_value_string()} has no end of values; use {key}=a,b or range(start,stop,step)")
-        with explained():
+            raise UserError(
+                f"{key}: {override.get_value_string()} has no end of values; use {key}=a,b or range(start,stop,step)"
+            )
+        try:
             values = list(itertools.islice(override.sweep_string_iterator(), MOST_CELLS + 1))
+        except (HydraException, ValueError, ArithmeticError) as error:
+            raise UserError(f"{key}: {override.get_value_string()} is no range ({first_line(error)})") from error
         if not values:
             raise UserError(f"{key}: {override.get_value_string()} stands for no value; use {key}=a,b")
         axes.append([f"{override.get_key_element()}={value}" for value in values])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -22,9 +23,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from bnstudy.assets import config_folder
 from bnstudy.sweeps.config import Config
 from bnstudy.sweeps.explanation import explained, unknown_key
+from bnstudy.sweeps.keys import keys
 
 _BY_SCALE = re.compile(r"\$\{scaled:[^${}]*\}")
 """An interpolation that depends on `scale` alone."""
+_LEAVES = frozenset(key.name for key in keys())
 
 
 @contextlib.contextmanager
@@ -170,7 +173,7 @@ class _Composer:
         return result
 
     def _unresolved(self, texts: Sequence[str], overrides: Sequence[Override]) -> DictConfig:
-        """What Hydra composes, before interpolations are resolved; with its node `hydra` only where something refers to it."""
+        """What Hydra composes, before interpolations are resolved; its node `hydra` only where something refers to it."""
         structural = tuple(str(override.input_line) for override in overrides if self._is_structural(override))
         if structural not in self.composed:
             self.composed[structural] = self._without_hydra(self.loader.load_sweep_config(self.master, list(structural)))
@@ -192,21 +195,10 @@ class _Composer:
         return config
 
 
-def _leaves(section: Any, prefix: str = "") -> Iterator[str]:
-    for key, value in vars(section).items():
-        if dataclasses.is_dataclass(value):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
-
-
-_LEAVES = frozenset(_leaves(Config()))
-
-
 def _overlap(keys: Sequence[str]) -> bool:
     """Whether a key is given twice, or together with one inside it."""
     ordered = sorted(f"{key}." for key in keys)
-    return any(second.startswith(first) for first, second in zip(ordered, ordered[1:], strict=False))
+    return any(second.startswith(first) for first, second in itertools.pairwise(ordered))
 
 
 def _is_open(config: DictConfig) -> bool:

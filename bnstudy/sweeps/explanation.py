@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import difflib
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from bnstudy.errors import UserError
-from bnstudy.sweeps.config import Config
+from bnstudy.errors import UserError, shown
+from bnstudy.sweeps.keys import groups, keys, sections
 
+_KINDS = {
+    "int": "a whole number",
+    "int | None": "a whole number or null",
+    "float": "a number",
+    "float | None": "a number or null",
+    "bool": "true or false",
+    "str": "a text",
+    "str | None": "a text or null",
+    "list[Any]": "a list",
+    "list[str]": "a list of texts",
+    "list[float]": "a list of numbers",
+    "dict[str, Any]": "a mapping, such as {key:value}",
+}
+"""The schema's types in words."""
 _LONGEST = 300
 """Letters of somebody else's message that are worth repeating."""
 
@@ -37,19 +49,31 @@ def explain(error: BaseException) -> UserError:
         error = error.__cause__  # Hydra wraps OmegaConf's errors in empty ones
     text = str(error).strip()
     if isinstance(error, OverrideParseException):
-        return UserError(f"{_short(repr(error.override))} is no override; use key=value, or -m key=value1,value2 for an axis")
+        return no_override(error.override)
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)/([^/']*)'", text)):
         return _unknown_choice(found[1], found[2], text)
-    if found := re.search(r"To append to your default list use (.+)", text):
-        return UserError(f"{found[1][1:].partition('=')[0]}: is no part of the defaults; use {quoted(found[1])}")
+    if (found := re.search(r"To append to your default list use \+(([^=@]+)=.*)", text)) and found[2] in groups():
+        return UserError(f"{found[2]}: is no part of the defaults; use {shlex.quote('+' + found[1])}")
+    if (found := re.search(r"Error merging override [+~]*([^=\s]+)", text)) and not is_known(found[1]):
+        return unknown_key(found[1])
+    if isinstance(error, UserWarning) and (found := re.search(r"path=(.*) is not available", text)):
+        return UserError(f"hydra.searchpath: {shown(found[1])} is not there; use a folder, as in [file:///home/me/conf]")
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
-    reason = str(cause or "").strip().partition("\n")[0] or _short(text)
+    given = re.search(r"Error merging override [^=]*=(.*)", text)
+    reason = str(cause or "").strip().partition("\n")[0] or text
     key = getattr(cause, "full_key", None)
     if found := re.search(r"full_key: (\S+)", text):  # Hydra repeats OmegaConf's text without its cause
-        key, reason = found[1], _short(text.partition("full_key:")[0])
+        key, reason = found[1], text.partition("full_key:")[0]
     if not key and (found := re.search(r"Could not override '([^']+)'", text)):
         return unknown_key(found[1])
-    return _about_value(str(key), reason, cause) if key else UserError(_short(text) or type(error).__name__)
+    if not key:
+        return UserError(_short(text) or type(error).__name__)
+    return _about_value(str(key), given[1] if given else None, " ".join(reason.split()), cause)
+
+
+def no_override(text: str) -> UserError:
+    """The error for an argument that is not in Hydra's grammar."""
+    return UserError(f"{shown(text)} is no override; use key=value, or -m key=value1,value2 for an axis")
 
 
 def _unknown_choice(group: str, name: str, text: str) -> UserError:
@@ -67,49 +91,47 @@ def no_choice(group: str, value: str, options: Sequence[str]) -> UserError:
     return UserError(f"{group}: {_short(value)} is unknown; use {', '.join(options)}{hint}")
 
 
-def _about_value(key: str, reason: str, cause: BaseException | None) -> UserError:
+def _about_value(key: str, value: str | None, reason: str, cause: BaseException | None) -> UserError:
+    """What is wrong with a key or its value, as typed or else as OmegaConf's `reason` has it."""
     if " not in " in reason:
         return unknown_key(key)
     if "does not support deletion" in reason:
         return UserError(f"{key}: cannot be deleted, since every cell has it; give it another value")
-    reason = reason[:1].lower() + reason[1:].replace("of type 'str' ", "")
-    reason = re.sub(r"^\w+Error raised while resolving interpolation: ", "", reason, flags=re.IGNORECASE)
     if isinstance(cause, InterpolationResolutionError):
+        reason = re.sub(r"^\w+Error raised while resolving interpolation: ", "", reason)
         return UserError(f"{key}: {_short(reason)}; ${{…}} takes a key of `bnstudy run --help`")
-    kind = kind_of(key)
-    return UserError(f"{key}: {_short(reason)}" + (f"; it takes {kind}" if kind else ""))
+    kind = kind_of(key.partition("[")[0]) or ""
+    wanted = _KINDS.get(kind.removeprefix("list[").removesuffix("]") if "[" in key else kind)
+    if wanted is None:
+        return UserError(
+            f"{key}: {_short(reason)}" if key not in sections() else f"{key}: is a section; use {key}.KEY=VALUE"
+        )
+    if (value is None or "[" in key) and (found := re.match(r"Value '(.*?)'(?: of type '\w+')? (?:could|is) not", reason)):
+        value = found[1]
+    return UserError(f"{key}: {_short(value) if value else repr(value or '')} is not {wanted}")
 
 
 def unknown_key(key: str) -> UserError:
     """The error for a key that there is not, with the nearest one that there is."""
-    near = [word for word in difflib.get_close_matches(key, list(keys()), 2) if word != key]
+    near = [
+        word for word in difflib.get_close_matches(key, [*(known.name for known in keys()), *sections()], 2) if word != key
+    ]
     hint = f"did you mean {near[0]}?" if near else "`bnstudy run --help` shows all keys"
     return UserError(f"{_short(key)}: unknown key; {hint}")
 
 
-def keys(prefix: str = "", node: Any = None) -> Iterator[str]:
-    """Every key of the configuration, sections and the keys in them."""
-    for key, value in vars(Config() if node is None else node).items():
-        yield f"{prefix}{key}"
-        if dataclasses.is_dataclass(value):
-            yield from keys(f"{prefix}{key}.", value)
-
-
 def kind_of(key: str) -> str | None:
     """The type of a key, as the schema declares it; None where it has no such key."""
-    node: Any = Config()
-    kind: str | None = None
-    for part in key.split("."):
-        field = {field.name: field for field in dataclasses.fields(node)}.get(part) if dataclasses.is_dataclass(node) else None
-        if field is None:
-            return None
-        kind, node = str(field.type), getattr(node, part)
-    return kind
+    return {known.name: known.kind for known in keys()}.get(key)
 
 
-def quoted(argument: str) -> str:
-    """An argument as it can be typed into a shell."""
-    return shlex.quote(argument)
+def is_known(key: str) -> bool:
+    """Whether the schema has a key, a section of that name, or a mapping or list that the key is in."""
+    kinds = {known.name: known.kind for known in keys()}
+    above = key.rpartition(".")[0]
+    if key.startswith("hydra."):
+        return True
+    return key in kinds or key in sections() or kinds.get(above, "").startswith(("dict", "list")) or "." in above
 
 
 def _short(text: str) -> str:

@@ -7,20 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from bnstudy.assets import config_folder
 from bnstudy.errors import UserError
 from bnstudy.metric import metric_of, metrics_for, primary_metric
-from bnstudy.sweeps.composition import compose_cells, explain, register_resolvers
-from bnstudy.sweeps.config import Config
+from bnstudy.sweeps.composition import compose_cells, hydra_loader
+from bnstudy.sweeps.explanation import explained
 from bnstudy.tracking.record import PROJECT
 from bnstudy.training.data.shapes import describe
 
@@ -47,17 +42,13 @@ def sweep_config(experiment: str) -> dict[str, Any]:
 
     Source: docs/architecture.md, "The mirror in W&B"; W&B's sweep configuration.
     """
-    ConfigStore.instance().store(name="schema", node=Config)
-    register_resolvers()
-    try:
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            config = compose("config", [f"+experiments={experiment}"], return_hydra_config=True)
-            axes: Any = OmegaConf.to_container(config.hydra.sweeper.params, resolve=True) or {}
-            parameters = {str(key): {"values": _values(str(key), str(value))} for key, value in dict(axes).items()}
-            metric = config.study.metric or primary_metric(metrics_for(*_tasks(experiment, config, parameters)))
+    with hydra_loader() as loader, explained():
+        config = loader.load_configuration("config", [f"+experiments={experiment}"], RunMode.MULTIRUN)
+        axes: Any = OmegaConf.to_container(config.hydra.sweeper.params, resolve=True) or {}
+        parameters = {str(key): {"values": _values(str(key), str(value))} for key, value in dict(axes).items()}
+        tasks = _tasks(loader, experiment, config, parameters)
+        metric = config.study.metric or primary_metric(metrics_for(*tasks))
         mode, name = config.hydra.mode, str(config.name)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error) from error
     parameters.pop(AXIS_KEPT, None)
     if not parameters or mode != RunMode.MULTIRUN:
         raise UserError(f"{experiment}: has no axes for a sweep but {AXIS_KEPT!r}; run it with `bnstudy run`")
@@ -83,11 +74,13 @@ def sweep_yaml(experiment: str) -> str:
     return head + yaml.safe_dump(sweep_config(experiment), sort_keys=False)
 
 
-def _tasks(experiment: str, config: DictConfig, parameters: Mapping[str, Mapping[str, list[Any]]]) -> set[str]:
+def _tasks(
+    loader: ConfigLoader, experiment: str, config: DictConfig, parameters: Mapping[str, Mapping[str, list[Any]]]
+) -> set[str]:
     """Tasks of the data sets that an experiment names, itself or along its axes."""
     axes = [[f"{key}={value}" for value in axis["values"]] for key, axis in parameters.items() if key.startswith("dataset")]
     overrides = [(f"+experiments={experiment}", *values) for values in itertools.product(*axes)]
-    cells = compose_cells(GlobalHydra.instance().config_loader(), config, overrides)
+    cells = compose_cells(loader, config, overrides)
     return {describe(cell.dataset).task for cell in cells}
 
 

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-import bnstudy.commands
 from bnstudy.analysis.verdicts import declared_family
+from bnstudy.sweeps.axes import study_cells
 from bnstudy.sweeps.checks import check_cell, seed_list
-from bnstudy.sweeps.config import Config
 from bnstudy.sweeps.identity import training_id
 from bnstudy.sweeps.plan import Cell, cell_fields
 
@@ -20,18 +19,10 @@ FOLDER = Path(__file__).parents[2] / "experiments"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def cells_of(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> list[Config]:
-    """The cells that a command line composes, just before they would be planned."""
-    found: list[Config] = []
-    monkeypatch.setattr(bnstudy.commands, "_plan_cells", lambda configs: found.extend(configs) or 0)
-    assert bnstudy.commands.run(arguments, only_plan=True) == 0
-    return found
-
-
 @pytest.mark.parametrize("scale", ["standard", "full"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_preset_composes_and_its_family_fits_its_cells(name: str, scale: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    cells = cells_of([f"+experiments={name}", f"scale={scale}", "device=cpu"], monkeypatch)
+def test_a_preset_composes_and_its_family_fits_its_cells(name: str, scale: str) -> None:
+    cells = study_cells([f"+experiments={name}", f"scale={scale}", "device=cpu"])
     shapes = [check_cell(cell) for cell in cells]
     assert all(cell.batch_size <= shape.train_samples for cell, shape in zip(cells, shapes, strict=True))
     recorded = [{"training": training_id(cell), "fields": cell_fields(Cell(cell, "", ()))} for cell in cells]
@@ -43,21 +34,18 @@ def test_a_preset_composes_and_its_family_fits_its_cells(name: str, scale: str, 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_full_scale_is_larger(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_scale_is_larger(name: str) -> None:
     standard, full = (
-        sum(
-            len(seed_list(cell.seeds)) * cell.epochs
-            for cell in cells_of([f"+experiments={name}", f"scale={scale}"], monkeypatch)
-        )
+        sum(len(seed_list(cell.seeds)) * cell.epochs for cell in study_cells([f"+experiments={name}", f"scale={scale}"]))
         for scale in ("standard", "full")
     )
     assert full > standard
 
 
-def test_what_the_user_gives_overrules_the_scale(monkeypatch: pytest.MonkeyPatch) -> None:
-    cells = cells_of(["+experiments=quick", "scale=full", "seeds=3", "batch_size=4,8"], monkeypatch)
+def test_what_the_user_gives_overrules_the_scale() -> None:
+    cells = study_cells(["+experiments=quick", "scale=full", "seeds=3", "batch_size=4,8"])
     assert {(cell.seeds, cell.batch_size) for cell in cells} == {(3, 4), (3, 8)}
-    assert cells[0].epochs != cells_of(["+experiments=quick"], monkeypatch)[0].epochs
+    assert cells[0].epochs != study_cells(["+experiments=quick"])[0].epochs
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -61,7 +61,7 @@ def test_an_agent_calls_bnstudy_run_with_overrides_that_it_takes(
     overrides = create_sweep_command_args({"args": given})["args_no_hyphens"]  # as wandb's agent fills them in
     program, command, *arguments = config["command"]
     assert (program, command, arguments.pop()) == ("bnstudy", "run", "${args_no_hyphens}")
-    assert commands.run([*arguments, *overrides, "seeds=1", "--cfg", "job", "--resolve"]) == 0
+    commands.show_cell([*arguments, *overrides, "seeds=1"], resolve=True)
     shown = yaml.safe_load(capsys.readouterr().out)
     assert (shown["name"], shown["model"]["name"], shown["batch_size"]) == ("quick_sweep_k3v9x0ab", "resnet8", 64)
 
@@ -110,7 +110,7 @@ hydra:
 def test_without_a_declared_metric_the_sweep_optimises_the_tasks_primary_one(
     tmp_path: Path, defaults: str, axes: str, metric: str
 ) -> None:
-    for folder in ("bnstudy", "hydra_plugins", "scripts"):
+    for folder in ("bnstudy", "scripts"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     conf = shutil.copytree(ROOT / "conf", tmp_path / "conf")
     (conf / "experiments" / "mine.yaml").write_text(WITHOUT_METRIC.format(defaults=defaults, axes=axes))
