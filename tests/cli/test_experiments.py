@@ -63,6 +63,6 @@ def test_a_preset_says_at_its_head_what_it_asks_and_how_it_is_run(name: str) -> 
     assert "ypothesis" not in head  # one text of it, the one that is recorded
 
 
-def test_a_preset_without_a_data_set_of_its_own_takes_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    cells = cells_of(["+experiments=quick", "dataset=gaussian"], monkeypatch)
+def test_a_preset_without_a_data_set_of_its_own_takes_another_one() -> None:
+    cells = study_cells(["+experiments=quick", "dataset=gaussian"])
     assert {cell.dataset.name for cell in cells} == {"gaussian"}
