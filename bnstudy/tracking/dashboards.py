@@ -1,6 +1,6 @@
 """W&B dashboards of a study as code: a workspace and a report, built without a server and saved by one call.
 
-The only module here that talks to wandb, and only inside its functions.
+wandb and wandb_workspaces are imported in the functions that need them.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def _numbered(node: Any, names: dict[str, str]) -> Any:
 
 
 def write_specifications(folder: Path, study: Record, layers: tuple[str, ...] = ()) -> list[Path]:
-    """Write workspace and report as JSON, for whoever has no server."""
+    """Write workspace and report as JSON, for use without a server."""
     paths = []
     for name, build in (("workspace", workspace), ("report", report)):
         paths.append(folder / f"{name}.json")
@@ -226,7 +226,7 @@ def save(study: Record, server: str, memory: Path, layers: tuple[str, ...] = ())
         ConnectionError: the server refused, or took longer than a minute; one line says what.
     """
     known = read_json(memory) or {}
-    mine = known.setdefault(server, {})
+    saved = known.setdefault(server, {})
     try:
         with _within(_WAIT):
             os.environ["WANDB_ERROR_REPORTING"] = "false"
@@ -235,14 +235,14 @@ def save(study: Record, server: str, memory: Path, layers: tuple[str, ...] = ())
             entity = os.environ.get("WANDB_ENTITY") or wandb.Api(timeout=15).default_entity or ""
             place = Place(entity, os.environ.get("WANDB_PROJECT") or PROJECT)
             board = workspace(study, place, layers)
-            board._internal_name, board._internal_id = mine.get("workspace", ["", ""])
+            board._internal_name, board._internal_id = saved.get("workspace", ["", ""])
             board.save()
             page = report(study, place, layers)
-            page.id = mine.get("report", "")
+            page.id = saved.get("report", "")
             page.save()
     except Exception as error:  # whatever W&B raises
         raise ConnectionError(first_line(error)) from error
-    mine |= {"workspace": [board._internal_name, board._internal_id], "report": page.id}
+    saved |= {"workspace": [board._internal_name, board._internal_id], "report": page.id}
     write_json(memory, known)
     return [board.url, page.url]
 

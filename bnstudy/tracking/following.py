@@ -23,14 +23,14 @@ BETWEEN = 30.0
 
 
 def follow(name: str, output_dir: Path, online: bool) -> None:
-    """Mirror jobs whose names come on standard input, until it ends; the first problem is said on standard output.
+    """Mirror jobs whose names come on standard input, until it ends. Progress and the first problem go to standard output.
 
     Args:
         name: the study.
         output_dir: the store's folder.
-        online: send runs, too, now and then and at the end.
+        online: also send runs, every now and then and at the end.
 
-    Problems are told, not raised.
+    Problems are reported, not raised.
     """
     os.nice(10)  # training goes first
     ledger = Ledger(output_dir, name)
@@ -44,11 +44,11 @@ def follow(name: str, output_dir: Path, online: bool) -> None:
             try:
                 # The study's record is there by the time that a job of it ended.
                 study = study or StudyMirror(Store(output_dir), name)
-                write_runs(ledger, job, study.runs(job), lambda: _tell(alive=True))
+                write_runs(ledger, job, study.runs(job), lambda: _report(alive=True))
                 unsent[job] = study.run_ids(job)
-                _tell(written=job)
+                _report(written=job)
             except (NotWrittenError, UserError) as error:
-                _tell(problem=str(error))
+                _report(problem=str(error))
                 broken = True
         if online and unsent and time.monotonic() - latest > BETWEEN:
             online = _send(ledger, unsent)
@@ -58,17 +58,17 @@ def follow(name: str, output_dir: Path, online: bool) -> None:
 
 
 def _send(ledger: Ledger, unsent: dict[str, list[str]]) -> bool:
-    """Send what is written; whether it is worth trying again."""
-    sent: Sent = send_runs(ledger, unsent, lambda: _tell(alive=True))
+    """Send what is written; False where it is not worth trying again."""
+    sent: Sent = send_runs(ledger, unsent, lambda: _report(alive=True))
     if sent.problem is not None:
-        _tell(problem=sent.problem)
+        _report(problem=sent.problem)
         return False
     unsent.clear()
     return True
 
 
-def _tell(**what: object) -> None:
-    with contextlib.suppress(OSError):  # whoever asked may be gone; his jobs are mirrored all the same
+def _report(**what: object) -> None:
+    with contextlib.suppress(OSError):  # the study may have ended; its jobs are mirrored all the same
         os.write(1, f"{json.dumps(what)}\n".encode())
 
 

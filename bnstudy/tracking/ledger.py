@@ -22,7 +22,7 @@ Entry = dict[str, Any]
 
 
 class Ledger:
-    """What of a study is mirrored.
+    """The record of which runs of a study are mirrored, and where they were sent.
 
     Args:
         root: the store's folder.
@@ -34,14 +34,14 @@ class Ledger:
 
     @contextlib.contextmanager
     def lock(self, what: str = "lock", seconds: float = 20.0) -> Iterator[None]:
-        """Keep other processes from mirroring the same study; the system lets go of it when this one dies.
+        """Keep other processes from mirroring the same study; the system releases the lock when this process dies.
 
         Args:
             what: "lock" for writing runs, "sending" for sending them.
             seconds: how long to wait for it.
 
         Raises:
-            TimeoutError: somebody else has held it for that long.
+            TimeoutError: another process held it for that long.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / what, "a") as file:
@@ -78,13 +78,13 @@ class Ledger:
         return sum(server is None or server in entry["servers"] for entry in entries) >= count
 
     def sent(self, job: str, runs: Mapping[str, Entry], server: str) -> None:
-        """Record that a server has these runs, unless they were written anew meanwhile."""
+        """Record that a server has these runs, except those that were written again in the meantime."""
         with self.lock():
             entries = self.entries(job)
             for run, entry in runs.items():
-                now = entries.get(run)
-                if now is not None and now["folder"] == entry["folder"] and server not in now["servers"]:
-                    now["servers"].append(server)
+                latest = entries.get(run)
+                if latest is not None and latest["folder"] == entry["folder"] and server not in latest["servers"]:
+                    latest["servers"].append(server)
             self.save(job, entries)
 
     def run_file(self, entry: Entry) -> Path | None:
@@ -92,7 +92,7 @@ class Ledger:
         return next(iter(sorted((self.folder / "wandb" / entry["folder"]).glob("run-*.wandb"))), None)
 
     def remove(self, runs: Iterable[str]) -> None:
-        """Remove every folder of some runs: what a killed process began, and what holds old content."""
+        """Remove every folder of some runs: unfinished ones of a killed process, and those with old content."""
         wanted = set(runs)
         for path in (self.folder / "wandb").glob("*run-*"):
             parts = path.name.removeprefix("offline-").split("-", 2)  # run, time, id

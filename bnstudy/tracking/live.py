@@ -21,7 +21,7 @@ from bnstudy.tracking.ledger import Ledger
 from bnstudy.tracking.sending import destination
 
 PATIENCE = 25.0
-"""Seconds without a sign of life after which the mirror is ended; above every wait of its own."""
+"""Seconds of silence after which the mirror is ended; longer than any wait of the mirror's own."""
 _PIECE = 4096
 """Bytes at a time into a pipe; it takes all of them or none."""
 
@@ -29,8 +29,8 @@ _PIECE = 4096
 class Mirror:
     """A child that mirrors the jobs of a running study as they end (`bnstudy.tracking.following`); a context manager.
 
-    Training runs in other processes, and whatever befalls W&B befalls this child: it cannot fail a study, nor hold it up
-    for longer than `PATIENCE`. Nothing is lost with it, since it only repeats what the store has.
+    Training runs in other processes, so that an error of W&B's ends at most this child: it cannot fail a study, nor delay
+    it by more than `PATIENCE`. The store has everything that a lost child would have written.
 
     Args:
         root: the store's folder.
@@ -45,12 +45,12 @@ class Mirror:
         self.process: subprocess.Popen[bytes] | None = None
         self.problem: str | None = None
         self._waiting = b""  # names of jobs that the child has not taken yet
-        self._said = b""  # the beginning of a line of the child's
+        self._partial = b""  # the beginning of a line from the child
         self.seconds = 0.0
         """How long the study waited for the mirror at its end."""
 
     def start(self) -> None:
-        """Start the child, so that its imports are done before the first job is; not twice, and never where disabled."""
+        """Start the child, unless it runs or is disabled; early, so that its imports are done when the first job ends."""
         if self.process is not None or self.mode == "disabled":
             return
         folder = Ledger(self.root, self.study).folder
@@ -77,7 +77,7 @@ class Mirror:
         os.set_blocking(self.process.stdout.fileno(), False)
 
     def expect(self, plan: Plan, todo: Sequence[Job]) -> None:
-        """Get ready for jobs that are to run, and make up for those that were done before and are not mirrored."""
+        """Prepare for the jobs that will run, and mirror the finished ones that are not mirrored yet."""
         if self.mode == "disabled":
             return
         ledger, place = Ledger(self.root, self.study), destination() if self.mode == "online" else None
@@ -89,7 +89,7 @@ class Mirror:
             self.start()
 
     def add(self, job: str) -> None:
-        """Have a job mirrored that is in the store as done."""
+        """Mirror a job that the store has as done."""
         self.start()
         if self.process is not None:
             self._waiting += f"{job}\n".encode()
@@ -97,7 +97,7 @@ class Mirror:
             self._hear()
 
     def finish(self) -> None:
-        """Wait for the mirror as long as it gets on."""
+        """Wait for the mirror as long as it makes progress."""
         process = self.process
         if process is None:
             return
@@ -114,7 +114,7 @@ class Mirror:
         self.seconds = time.monotonic() - begun
 
     def _listen(self, process: subprocess.Popen[bytes]) -> bool:
-        """Hand over the rest and hear the child out; False once it has been silent for too long."""
+        """Hand over the remaining jobs and read the child's output to its end; False if it was silent for too long."""
         assert process.stdin is not None
         assert process.stdout is not None
         with selectors.DefaultSelector() as selector:
@@ -134,24 +134,24 @@ class Mirror:
         return False
 
     def _pass_on(self) -> None:
-        """Write to the child what its pipe takes."""
+        """Write as much to the child as its pipe takes."""
         assert self.process is not None
         assert self.process.stdin is not None
         try:
             while self._waiting:
                 self._waiting = self._waiting[os.write(self.process.stdin.fileno(), self._waiting[:_PIECE]) :]
         except BlockingIOError:
-            pass  # full: the rest goes with the next job, or at the end
+            pass  # full: the rest is written with the next job, or at the end
         except OSError:
-            self._waiting = b""  # gone: told at the end, and made up for later
+            self._waiting = b""  # the child is gone: `finish` reports it
 
     def _hear(self) -> bool:
-        """Read what the child has said, before its pipe is full and it waits for us; whether it may say more."""
+        """Read the child's output, lest it waits for a full pipe; whether there may be more."""
         assert self.process is not None
         assert self.process.stdout is not None
         try:
             while piece := os.read(self.process.stdout.fileno(), 65536):
-                *lines, self._said = (self._said + piece).split(b"\n")
+                *lines, self._partial = (self._partial + piece).split(b"\n")
                 for line in lines:
                     with contextlib.suppress(ValueError):
                         self.problem = self.problem or json.loads(line).get("problem")
@@ -160,14 +160,14 @@ class Mirror:
         return False
 
     def stop(self) -> None:
-        """End the child and its services at once."""
+        """End the child and W&B's service at once."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
     def warning(self) -> str | None:
-        """One line on what went wrong and how to make up for it; None if all is well."""
+        """One line on what went wrong and the command that repairs it; None if all is well."""
         if self.problem is None:
             return None
         command = suggested("publish", self.study, *store_option(self.root), f"--{self.mode}")

@@ -85,43 +85,39 @@ class StudyMirror:
         generalisation = generalisation_table(metrics, {job: list(conventions)})
         layers = self._layers(job)
         group = short(cell_label(cell))
+        leading = (next(iter(conventions)), record["seeds"][0]) if job == self.leads[record["training"]] else None
         found = []
-        for name, fields in conventions.items():
-            shared = _config(record, fields) | {"study": self.name, "cell": group, "convention": name}
-            own = ARMS[name].own_statistic if name in ARMS else "none"
+        for convention, fields in conventions.items():
+            config = _config(record, fields) | {"study": self.name, "cell": group, "convention": convention}
+            own = ARMS[convention].own_statistic if convention in ARMS else "none"
             for seed in record["seeds"]:
-                of_seed = metrics[metrics["seed"] == seed]
-                history = _history(of_seed, own, record)
-                summary = _summary(of_seed, history[-1])
-                for table in (gaps, generalisation):
-                    rows = table[(table["convention"] == name) & (table["seed"] == seed)]
-                    summary |= _gap_terms(rows) if table is gaps else _differences(rows)
-                mine = layers[(layers["seed"] == seed) & (layers["statistic"] == own)] if len(layers) else layers
-                for row in mine.to_dict("records"):
-                    summary |= {f"layers/{row['layer']}/{key}": row[key] for key in ("m_eff", "ratio", "predicted_ratio")}
+                measured = _rows_of(metrics, seed=seed)
+                history = _history(measured, own, record)
+                summary = history[-1] | _statistics(measured)
+                summary |= _gap_terms(_rows_of(gaps, convention=convention, seed=seed))
+                summary |= _differences(_rows_of(generalisation, convention=convention, seed=seed))
+                summary |= _ratios(_rows_of(layers, statistic=own, seed=seed))
                 if (step := record["diverged"].get(str(seed))) is not None:
                     summary["diverged_at_step"] = step
-                leads = (
-                    name == next(iter(conventions)) and seed == record["seeds"][0] and job == self.leads[record["training"]]
-                )
+                leads = (convention, seed) == leading
                 found.append(
                     MirroredRun(
-                        id=run_id(self.name, record["training"], name, seed),
-                        name=short(f"{group} {name} seed={seed}"),
+                        id=run_id(self.name, record["training"], convention, seed),
+                        name=short(f"{group} {convention} seed={seed}"),
                         group=group,
-                        job_type=name,
+                        job_type=convention,
                         tags=(self.name[:64],),
-                        config=shared | {"seed": seed},
+                        config=config | {"seed": seed},
                         history=history,
                         summary=summary,
-                        tables={"layers": _rows(layers)} if leads and len(layers) else {},
+                        tables={"layers": _as_lists(layers)} if leads and len(layers) else {},
                         bars=_bars(gaps, layers, len(record["seeds"])) if leads else {},
                     )
                 )
         return found
 
     def layer_names(self) -> tuple[str, ...]:
-        """BatchNorm layers of the study's networks, as far as they were probed."""
+        """BatchNorm layers of the study's networks that were probed."""
         names: dict[str, None] = {}
         for job in self.leads.values():
             layers = self._layers(job)
@@ -129,7 +125,7 @@ class StudyMirror:
         return tuple(names)
 
     def _layers(self, job: str) -> pd.DataFrame:
-        """Layer probes of a job; empty where there are none, or it is older than they are."""
+        """Layer probes of a job; empty where it has none, such as a job of an older version."""
         try:
             table = self.store.table(job, "layers")
         except UserError:
@@ -137,8 +133,15 @@ class StudyMirror:
         return table if "statistic" in table else pd.DataFrame()
 
 
+def _rows_of(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """Rows whose columns have these values; a table without rows may lack the columns."""
+    for column, value in values.items() if len(table) else ():
+        table = table[table[column] == value]
+    return table
+
+
 def cell_label(cell: Mapping[Any, Any]) -> str:
-    """A cell's name for people: its columns but for the sides of the variance, which meet in it."""
+    """A cell's name for people: its columns, except the normalising side, since both sides belong to one cell."""
     parts = {str(column): value for column, value in cell.items() if column != "normalize"}
     if parts["norm"] == "batch":
         del parts["norm"]
@@ -171,7 +174,7 @@ def _history(metrics: pd.DataFrame, own: str, record: Record) -> list[dict[str, 
     names = [metric for metric in metrics_for() if metric in metrics]
     modes = {"batch": "train_mode", own: "eval_mode", "online": "online"}
     shown = metrics[metrics["statistic"].isin(modes)]
-    value = {
+    numbers = {
         (int(row["epoch"]), str(row["split"]), modes[row["statistic"]], name): float(row[name])
         for row in shown.to_dict("records")
         for name in names
@@ -183,19 +186,19 @@ def _history(metrics: pd.DataFrame, own: str, record: Record) -> list[dict[str, 
     for epoch in range(1, last + 1):
         step = record["steps"] if epoch == last else min(epoch * steps, record["steps"])
         row: dict[str, Any] = {"epoch": epoch, "step": int(step)}
-        for (when, split, mode, name), number in value.items():
-            if when == epoch:
+        for (at, split, mode, name), number in numbers.items():
+            if at == epoch:
                 row[f"{split}/{mode}/{name}"] = number
-                if mode == "eval_mode" and (batch := value.get((epoch, split, "train_mode", name))) is not None:
+                if mode == "eval_mode" and (batch := numbers.get((epoch, split, "train_mode", name))) is not None:
                     row[f"{split}/gap/{name}"] = number - batch
         rows.append(row)
     return rows
 
 
-def _summary(metrics: pd.DataFrame, last: Mapping[str, Any]) -> dict[str, Any]:
+def _statistics(metrics: pd.DataFrame) -> dict[str, Any]:
     final = metrics[metrics["epoch"] == metrics["epoch"].max()]
     names = [metric for metric in metrics_for() if metric in metrics]
-    return dict(last) | {
+    return {
         f"statistics/{row['split']}/{row['statistic']}/{name}": float(row[name])
         for row in final.to_dict("records")
         for name in names
@@ -214,10 +217,18 @@ def _differences(generalisation: pd.DataFrame) -> dict[str, Any]:
     return {f"generalisation/{row['metric']}": float(row["gap"]) for row in generalisation.to_dict("records")}
 
 
-def _bars(gaps: pd.DataFrame, layers: pd.DataFrame, seeds: int) -> dict[str, tuple[str, list[list[Any]]]]:
-    """A training's figures, means over the seeds of one job: what its gaps consist of, what its batches are worth.
+def _ratios(layers: pd.DataFrame) -> dict[str, Any]:
+    return {
+        f"layers/{row['layer']}/{column}": row[column]
+        for row in layers.to_dict("records")
+        for column in ("m_eff", "ratio", "predicted_ratio")
+    }
 
-    The study's own figures stand in its report; these are what W&B can draw by itself.
+
+def _bars(gaps: pd.DataFrame, layers: pd.DataFrame, seeds: int) -> dict[str, tuple[str, list[list[Any]]]]:
+    """Bar charts of a training, means over the seeds of one job: the terms of its gaps, and m_eff of its layers.
+
+    The study's own figures are in its report; these are what W&B can draw by itself.
     """
     found = {}
     for metric, rows in gaps[gaps["split"] == "train"].groupby("metric"):
@@ -231,5 +242,5 @@ def _bars(gaps: pd.DataFrame, layers: pd.DataFrame, seeds: int) -> dict[str, tup
     return found
 
 
-def _rows(table: pd.DataFrame) -> tuple[list[str], list[list[Any]]]:
+def _as_lists(table: pd.DataFrame) -> tuple[list[str], list[list[Any]]]:
     return [str(column) for column in table], [list(row.values()) for row in table.to_dict("records")]

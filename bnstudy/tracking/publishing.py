@@ -24,7 +24,7 @@ def publish(
     Args:
         name: the study.
         output_dir: the store's folder.
-        online: send them, too.
+        online: also send them.
         only: conditions "key=value,value" on a run's configuration; all must hold.
         dashboard: save workspace and report as well; as JSON files where offline.
         say: prints a line.
@@ -62,7 +62,7 @@ def publish(
         if unknown := sorted(set(wanted) - keys):
             raise UserError(f"only: {unknown[0]!r} is no key of these runs; use {', '.join(sorted(keys))}")
         raise UserError(f"only: no run of {name!r} meets {' and '.join(only)}")
-    say(f"{count} runs in {ledger.folder / 'wandb'}: {written} written, {count - written} there before")
+    say(f"{count} runs in {ledger.folder / 'wandb'}: {written} written, {count - written} there already")
     if not online:
         if dashboard:
             for path in _dashboard_files(study, ledger):
@@ -72,7 +72,7 @@ def publish(
     if sent.problem is not None:
         say(f"W&B: {sent.problem}; {suggested('publish', name, *store_option(output_dir), '--online')} tries again")
         return 1
-    say(f"{count} runs at {redacted(server())}: {sent.count} sent, {count - sent.count} there before")
+    say(f"{count} runs at {redacted(server())}: {sent.count} sent, {count - sent.count} there already")
     return _save_dashboards(study, ledger, say) if dashboard else 0
 
 
@@ -96,13 +96,13 @@ def _save_dashboards(study: StudyMirror, ledger: Ledger, say: Callable[[str], No
 
 
 def _conditions(only: Sequence[str]) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
+    accepted: dict[str, set[str]] = {}
     for text in only:
         key, equals, values = text.partition("=")
         if not (key and equals and values):
             raise UserError(f"only: {text!r} is no condition; use KEY=VALUE or KEY=VALUE,VALUE, such as batch_size=2,4")
-        found.setdefault(key, set()).update(values.split(","))
-    return found
+        accepted.setdefault(key, set()).update(values.split(","))
+    return accepted
 
 
 def _meets(run: MirroredRun, wanted: Mapping[str, set[str]]) -> bool:

@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from bnstudy.sweeps.redaction import redacted
 from bnstudy.tracking.ledger import Entry, Ledger
@@ -24,9 +25,9 @@ from bnstudy.tracking.record import PROJECT
 PROBE = 3.0
 """Seconds that a server may take to accept a connection."""
 SILENCE = 15.0
-"""Seconds that `wandb sync` may go without saying anything new."""
-AT_ONCE = 32
-"""Runs that one `wandb sync` sends."""
+"""Seconds without new output after which `wandb sync` is stopped."""
+RUNS_A_SYNC = 32
+"""Runs that one call of `wandb sync` sends."""
 _CLOUD = "https://api.wandb.ai"
 
 
@@ -43,8 +44,15 @@ class Sent:
     problem: str | None
 
 
+class _Unsent(NamedTuple):
+    job: str
+    id: str
+    entry: Entry
+    file: Path
+
+
 def server() -> str:
-    """The W&B server that is meant: $WANDB_BASE_URL, else the one of `wandb login --host`, else W&B's own."""
+    """The W&B server: $WANDB_BASE_URL, else the one of `wandb login --host`, else W&B's own."""
     if url := os.environ.get("WANDB_BASE_URL"):
         return url.rstrip("/")
     folder = os.environ.get("WANDB_CONFIG_DIR") or str(Path.home() / ".config" / "wandb")
@@ -55,7 +63,7 @@ def server() -> str:
 
 
 def destination() -> str:
-    """Where runs go, for the ledger: the server, and entity and project where the environment names others than usual."""
+    """Where runs go, as the ledger notes it: the server, with entity and project where the environment sets them."""
     entity, project = os.environ.get("WANDB_ENTITY", ""), os.environ.get("WANDB_PROJECT") or PROJECT
     place = redacted(server())
     return place if (entity, project) == ("", PROJECT) else f"{place}/{entity}/{project}"
@@ -64,8 +72,8 @@ def destination() -> str:
 def send_runs(ledger: Ledger, jobs: Mapping[str, Sequence[str]], heard: Callable[[], None] = lambda: None) -> Sent:
     """Send written runs that the server does not have, some at a time.
 
-    `wandb sync` retries for ever, says 0 on errors and answers for many runs at once: it is stopped after `SILENCE`, and
-    each run counts as sent by its own marker only.
+    `wandb sync` retries for ever, exits with 0 after errors and does not say which runs arrived. So it is stopped after
+    `SILENCE`, and a run counts as sent only when W&B has written the marker beside its log.
 
     Args:
         ledger: the study's.
@@ -87,15 +95,15 @@ def send_runs(ledger: Ledger, jobs: Mapping[str, Sequence[str]], heard: Callable
     try:
         with ledger.lock("sending", seconds=1.0):
             waiting = _unsent(ledger, jobs, place)
-            for start in range(0, len(waiting), AT_ONCE):
-                batch = waiting[start : start + AT_ONCE]
-                for _, _, _, file in batch:
-                    _marker(file).unlink(missing_ok=True)  # of another server
-                reason = _sync([file for _, _, _, file in batch], ledger.folder, url, heard)
-                arrived = [item for item in batch if _marker(item[3]).exists()]
+            for start in range(0, len(waiting), RUNS_A_SYNC):
+                batch = waiting[start : start + RUNS_A_SYNC]
+                for run in batch:
+                    _marker(run.file).unlink(missing_ok=True)  # of another server
+                reason = _sync([run.file for run in batch], ledger.folder, url, heard)
+                arrived = [run for run in batch if _marker(run.file).exists()]
                 count += len(arrived)
-                for job in {item[0] for item in arrived}:
-                    ledger.sent(job, {run: entry for owner, run, entry, _ in arrived if owner == job}, place)
+                for job in {run.job for run in arrived}:
+                    ledger.sent(job, {run.id: run.entry for run in arrived if run.job == job}, place)
                 if len(arrived) < len(batch):
                     missed = f"{len(waiting) - count} of {len(waiting)} runs were not sent"
                     return Sent(count, f"{missed} to {redacted(url)} ({reason})")
@@ -104,13 +112,13 @@ def send_runs(ledger: Ledger, jobs: Mapping[str, Sequence[str]], heard: Callable
     return Sent(count, None)
 
 
-def _unsent(ledger: Ledger, jobs: Mapping[str, Sequence[str]], place: str) -> list[tuple[str, str, Entry, Path]]:
-    found = []
+def _unsent(ledger: Ledger, jobs: Mapping[str, Sequence[str]], place: str) -> list[_Unsent]:
+    unsent = []
     for job, runs in jobs.items():
         for run, entry in ledger.entries(job).items():
             if run in runs and place not in entry["servers"] and (file := ledger.run_file(entry)) is not None:
-                found.append((job, run, entry, file))
-    return found
+                unsent.append(_Unsent(job, run, entry, file))
+    return unsent
 
 
 def _marker(file: Path) -> Path:
@@ -118,7 +126,7 @@ def _marker(file: Path) -> Path:
 
 
 def _probe(url: str) -> str | None:
-    """Why a server cannot be reached; None if it accepts a connection, or stands behind a proxy."""
+    """Why a server cannot be reached; None if it accepts a connection or is reached through a proxy."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return f"{redacted(url)!r} is no address of a server"
@@ -161,9 +169,9 @@ def _sync(files: Sequence[Path], folder: Path, url: str, heard: Callable[[], Non
 
 
 def _listen(process: subprocess.Popen[bytes], files: Sequence[Path], heard: Callable[[], None]) -> tuple[str, bool]:
-    """Read what a process says until it ends (True) or says nothing new for too long (False)."""
+    """Read a process's output until it ends (True) or has nothing new for too long (False); with the latest error."""
     assert process.stdout is not None
-    said: set[str] = set()
+    seen: set[str] = set()
     reason, rest, arrived = "it did not take them; is the key one of its own?", b"", 0
     latest = time.monotonic()
     with selectors.DefaultSelector() as selector:
@@ -174,8 +182,8 @@ def _listen(process: subprocess.Popen[bytes], files: Sequence[Path], heard: Call
                     return reason, True
                 *lines, rest = (rest + piece).split(b"\n")
                 for line in (_plain(raw) for raw in lines):
-                    if line not in said:  # an error repeated at every retry is no progress
-                        said.add(line)
+                    if line not in seen:  # an error repeated at every retry is no progress
+                        seen.add(line)
                         latest = time.monotonic()
                     if "error" in line.lower() and "logs at" not in line and "no message" not in line:
                         reason = line.removeprefix("Error: ").rstrip(".")
@@ -186,5 +194,5 @@ def _listen(process: subprocess.Popen[bytes], files: Sequence[Path], heard: Call
 
 
 def _plain(raw: bytes) -> str:
-    """A line for people: no colours, no prefix, and the key never."""
+    """A line for people: without colours, prefix and, in any case, the key."""
     return redacted(raw.decode(errors="replace").strip().removeprefix("wandb: "))

@@ -16,8 +16,8 @@ from bnstudy.errors import first_line
 from bnstudy.tracking.ledger import Entry, Ledger
 from bnstudy.tracking.record import PROJECT, MirroredRun
 
-AT_ONCE = 64
-"""Runs that are open at a time: their starts and ends overlap."""
+RUNS_OPEN = 64
+"""Runs that are open at a time, so that their starts and ends overlap."""
 _FLUSH = 10.0
 _BLOCK, _HEADER, _PREAMBLE = 32768, 7, 7
 
@@ -27,7 +27,7 @@ class NotWrittenError(Exception):
 
 
 def prepare(ledger: Ledger) -> None:
-    """Load wandb ahead of the first run; what goes wrong is told when a run is written."""
+    """Load wandb before the first run needs it; an error is reported when a run is written."""
     with contextlib.suppress(Exception), _environment(ledger.folder):
         import wandb  # noqa: F401
 
@@ -35,8 +35,8 @@ def prepare(ledger: Ledger) -> None:
 def write_runs(ledger: Ledger, job: str, runs: Sequence[MirroredRun], heard: Callable[[], None] = lambda: None) -> int:
     """Write the runs of a job that are not there, or not with this content, as W&B's offline runs.
 
-    A run is recorded once its log was read back to its last record, so a run cut short by a full disk or a killed process
-    is written again the next time, and one that is there is left alone.
+    A run is recorded once its log was read back to its last record. So one that a full disk or a killed process cut short
+    is written again the next time, and a complete one is left alone.
 
     Args:
         ledger: the study's.
@@ -61,8 +61,8 @@ def write_runs(ledger: Ledger, job: str, runs: Sequence[MirroredRun], heard: Cal
                 return 0
             ledger.remove(run.id for run in todo)
             with _environment(ledger.folder):
-                for start in range(0, len(todo), AT_ONCE):
-                    for run, folder in _write(todo[start : start + AT_ONCE], ledger.folder, heard):
+                for start in range(0, len(todo), RUNS_OPEN):
+                    for run, folder in _write(todo[start : start + RUNS_OPEN], ledger.folder, heard):
                         entries[run] = {"digest": digests[run], "folder": folder, "servers": []}
             ledger.save(job, entries)
             return len(todo)
@@ -146,7 +146,7 @@ def _log(run: MirroredRun, opened: Any, wandb: Any) -> None:
 
 
 def _encoded(value: Any) -> Any:
-    """A number as W&B writes it in a history; in a summary it would make None of what is not finite."""
+    """A number as W&B writes it in a history; in a summary W&B itself turns one that is not finite into None."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value
@@ -154,7 +154,7 @@ def _encoded(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _environment(root: Path) -> Iterator[None]:
-    """Let W&B see no setting and no key of the user's while it writes, and keep its files under the study's folder."""
+    """Hide the user's settings and key from W&B while it writes, and keep its files under the study's folder."""
     before = dict(os.environ)
     for name in before:
         if name.startswith("WANDB_"):
@@ -169,7 +169,7 @@ def _environment(root: Path) -> Iterator[None]:
 
 
 def is_finished(file: Path) -> bool:
-    """Whether a run's log ends with the record of its end, as it does unless somebody or something cut it short."""
+    """Whether a run's log is complete: then its last record is that of the run's end."""
     try:
         record: Any = import_module("wandb.proto.wandb_internal_pb2").Record
         last = _last_record(file.read_bytes())

@@ -56,7 +56,7 @@ def test_a_study_is_mirrored_as_it_runs_and_published_twice_is_there_once(
     assert len(mirrored) == len(set(mirrored)) == 12  # 2 batch sizes, 3 conventions, 2 seeds
     again = bnstudy("publish", "study", "--offline", "--dashboard")
     assert again.returncode == 0, again.stderr
-    assert "12 runs in outputs/wandb/study/wandb: 0 written, 12 there before" in again.stdout
+    assert "12 runs in outputs/wandb/study/wandb: 0 written, 12 there already" in again.stdout
     assert ids(tmp_path) == mirrored
     assert (tmp_path / "outputs" / "wandb" / "study" / "dashboards" / "workspace.json").is_file()
 

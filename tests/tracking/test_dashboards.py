@@ -49,7 +49,7 @@ def test_specifications_are_valid_to_the_library_itself(record: dict[str, Any]) 
     Spec.model_validate(specification(report(record, Place(), LAYERS))["spec"])
 
 
-def test_the_workspace_shows_what_issue_5_asks_for(record: dict[str, Any]) -> None:
+def test_the_workspace_shows_gaps_curves_terms_layer_ratios_and_a_comparer(record: dict[str, Any]) -> None:
     section = specification(workspace(record, Place(), LAYERS))["spec"]["section"]
     panels = {
         bank["name"]: [(panel["viewType"], panel["config"]) for panel in bank["panels"]]
