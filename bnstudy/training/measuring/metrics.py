@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,35 +29,54 @@ def measure(task: str, outputs: Tensor, targets: Tensor) -> dict[str, list[float
     Returns:
         For each metric of the task one number a replica.
 
-    Source: Naeini et al. 2015 for ece; bnstudy issue 2. The tests hold ece and r2 against torchmetrics, whose import alone
-    takes longer than a small training (it loads torchvision and torch's compiler).
+    Source: Naeini et al. 2015 for ece; docs/architecture.md, "How to add". The tests hold ece and r2 against torchmetrics,
+    whose import alone takes longer than a small training (it loads torchvision and torch's compiler).
     """
-    finite = outputs.isfinite().all(2).all(0)
-    wide = torch.promote_types(outputs.dtype, torch.float32)
-    rows = [
-        _measure_one(task, outputs[:, replica].to(wide), targets[:, replica]) if ok else {}
-        for replica, ok in enumerate(finite.tolist())
-    ]
-    return {metric: [row.get(metric, float("nan")) for row in rows] for metric in metrics_for(task)}
+    finite = outputs.isfinite().all(2).all(0).tolist()
+    measured: dict[str, list[float]] = {metric: [] for metric in metrics_for(task)}
+    for replica, ok in enumerate(finite):
+        answers = outputs[:, replica].double()
+        if task == "classification":
+            answers = answers.log_softmax(1)
+        for metric, values in measured.items():
+            values.append(FORMULAS[metric](answers, targets[:, replica]) if ok else math.nan)
+    return measured
 
 
-def _measure_one(task: str, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-    if task == "regression":
-        mse = F.mse_loss(outputs.double(), targets.double())
-        if len(outputs) < 2:  # no variance to explain
-            return {"mse": float(mse)}
-        # Several targets: the mean of their r2.
-        variance = targets.double().var(0, correction=0)
-        r2 = (1 - (outputs.double() - targets.double()).square().mean(0) / variance).mean()
-        return {"r2": float(r2), "mse": float(mse)}
-    log_probabilities = outputs.double().log_softmax(1)
+def _accuracy(log_probabilities: Tensor, targets: Tensor) -> float:
+    return float((log_probabilities.max(1).indices == targets).double().mean())
+
+
+def _loss(log_probabilities: Tensor, targets: Tensor) -> float:
+    return float(F.nll_loss(log_probabilities, targets))
+
+
+def _ece(log_probabilities: Tensor, targets: Tensor) -> float:
     log_confidence, predicted = log_probabilities.max(1)
-    correct = (predicted == targets).double()
-    return {
-        "accuracy": float(correct.mean()),
-        "loss": float(F.nll_loss(log_probabilities, targets)),
-        "ece": _calibration_error(log_confidence.exp(), correct),
-    }
+    return _calibration_error(log_confidence.exp(), (predicted == targets).double())
+
+
+def _r2(predictions: Tensor, targets: Tensor) -> float:
+    """Of several targets, the mean of their r2."""
+    if len(predictions) < 2:  # no variance to explain
+        return math.nan
+    variance = targets.double().var(0, correction=0)
+    return float((1 - (predictions - targets.double()).square().mean(0) / variance).mean())
+
+
+def _mse(predictions: Tensor, targets: Tensor) -> float:
+    return float(F.mse_loss(predictions, targets.double()))
+
+
+FORMULAS: dict[str, Callable[[Tensor, Tensor], float]] = {
+    "accuracy": _accuracy,
+    "loss": _loss,
+    "ece": _ece,
+    "r2": _r2,
+    "mse": _mse,
+}
+"""How each metric of a study is computed, from one replica's float64 outputs, (n, K), and its targets: log-probabilities and
+class numbers (n,) in a classification, predictions and values (n, K) in a regression."""
 
 
 def _calibration_error(confidence: Tensor, correct: Tensor) -> float:
