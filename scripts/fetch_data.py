@@ -20,9 +20,9 @@ from pathlib import Path
 
 from bnstudy.errors import UserError
 from bnstudy.training.config import DatasetConfig
-from bnstudy.training.data.files import DataFile, data_files
+from bnstudy.training.data import DATASETS, DataFile, data_files
 
-PACKAGE = "dataset-fashion-mnist"
+PACKAGE = DATASETS["fashion_mnist"].debian
 PACKAGE_FOLDER = Path("usr/share/datasets/fashion-mnist")
 
 

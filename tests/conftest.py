@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from bnstudy.training.data.dataset import Dataset, load_dataset
+from bnstudy.training.data import Dataset, load_dataset
 from tests.tiny import DIGITS
 
 settings.register_profile("bnstudy", deadline=None)  # machines under load are slow, not wrong

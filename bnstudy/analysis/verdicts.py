@@ -15,7 +15,7 @@ from bnstudy.batchnorm.conventions import ARMS
 from bnstudy.errors import UserError
 from bnstudy.metric import metrics_for, primary_metric
 from bnstudy.sweeps.config import Config, StudyConfig
-from bnstudy.training.data.shapes import describe
+from bnstudy.training.data import describe
 
 QUANTITIES = ("own", "batch", "gap")
 """What is compared: a metric under each convention's own statistic, under the batch's, and own − batch."""

@@ -11,7 +11,7 @@ from bnstudy.names import check_name
 from bnstudy.sweeps.config import Config, EngineConfig
 from bnstudy.sweeps.engines import ENGINES
 from bnstudy.training.checks import check
-from bnstudy.training.data.shapes import DatasetShape
+from bnstudy.training.data import DatasetShape
 
 _CHOICES = {
     "scale": ("standard", "full"),

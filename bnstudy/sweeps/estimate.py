@@ -134,7 +134,7 @@ def _samples(job: Job) -> int:
 
 def _begin(job: Job) -> tuple[float, float]:
     """Seconds a step, and seconds of the measurements after the last epoch."""
-    from bnstudy.training.data.dataset import load_dataset
+    from bnstudy.training.data import load_dataset
     from bnstudy.training.measuring.measurement import measure_block
 
     prepare_process(job.config.engine.threads)

@@ -24,7 +24,7 @@ from bnstudy.sweeps.worker import prepare_process
 from bnstudy.training.config import DatasetConfig
 
 if TYPE_CHECKING:  # data come as tensors, and a job that was done elsewhere needs no torch
-    from bnstudy.training.data.dataset import Dataset
+    from bnstudy.training.data import Dataset
 
 _KEPT = 4
 _loaded: dict[tuple[str, str], Dataset] = {}
@@ -130,7 +130,7 @@ def _measure(job: Job, progress: Record, checkpoint: Path) -> tuple[dict[str, pd
 
 def _dataset(config: DatasetConfig, device: str) -> Dataset:
     """A job's data set; the last few stay for the jobs that follow in this process."""
-    from bnstudy.training.data.dataset import load_dataset
+    from bnstudy.training.data import load_dataset
 
     key = (repr(config), device)
     if key not in _loaded:

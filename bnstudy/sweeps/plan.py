@@ -15,7 +15,7 @@ from bnstudy.sweeps.identity import job_id, training_fields, training_id
 from bnstudy.sweeps.redaction import redacted_fields
 from bnstudy.sweeps.store import LAYOUT, Record, Store, is_done
 from bnstudy.training.config import VarianceConfig
-from bnstudy.training.data.shapes import describe
+from bnstudy.training.data import describe
 from bnstudy.training.keys import Role, keys, lookup, replaced
 
 

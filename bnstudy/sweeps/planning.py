@@ -14,8 +14,7 @@ from bnstudy.sweeps.identity import training_id
 from bnstudy.sweeps.plan import Effort, Plan, make_plan
 from bnstudy.sweeps.store import Store
 from bnstudy.training.checks import check_values_per_channel
-from bnstudy.training.data.files import require_files
-from bnstudy.training.data.shapes import DatasetShape
+from bnstudy.training.data import DatasetShape, require_files
 from bnstudy.training.imported import with_imports
 from bnstudy.training.networks.grouping import block_size
 from bnstudy.training.schedule import total_steps

@@ -21,8 +21,7 @@ from bnstudy.errors import first_line
 from bnstudy.metric import metric_of, metrics_for, primary_metric
 from bnstudy.sweeps.store import Record, read_json, write_json
 from bnstudy.tracking.record import PROJECT
-from bnstudy.training.config import DatasetConfig
-from bnstudy.training.data.shapes import describe
+from bnstudy.training.data import DATASETS
 
 _WAIT = 60.0
 _HALF, _WHOLE = 12, 24  # of a row's 24 units
@@ -50,7 +49,7 @@ def primary_number(study: Record) -> tuple[str, str]:
 
 def _task(fields: Mapping[str, Any]) -> str:
     """The task of a cell: recorded of the user's own data, known of the others."""
-    return str(fields.get("dataset.task") or describe(DatasetConfig(name=fields["dataset.name"])).task)
+    return str(fields.get("dataset.task") or DATASETS[fields["dataset.name"]].task)
 
 
 def workspace(study: Record, place: Place, layers: tuple[str, ...] = ()) -> Any:

@@ -17,7 +17,7 @@ from bnstudy.metric import metric_of, metrics_for, primary_metric
 from bnstudy.sweeps.composition import compose_cells, hydra_loader
 from bnstudy.sweeps.explanation import explained
 from bnstudy.tracking.record import PROJECT
-from bnstudy.training.data.shapes import describe
+from bnstudy.training.data import describe
 
 AXIS_KEPT = "variance"
 """Not an axis of the sweep: conventions share trainings, so that one call measures them all."""

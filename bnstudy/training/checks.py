@@ -7,7 +7,8 @@ import math
 from bnstudy.batchnorm.conventions import CONVENTIONS, RESCALED, Convention
 from bnstudy.errors import UserError
 from bnstudy.training.config import TrainingConfig
-from bnstudy.training.data.shapes import DatasetShape, describe
+from bnstudy.training.data.registry import DatasetShape
+from bnstudy.training.data.shapes import describe
 from bnstudy.training.keys import lookup
 from bnstudy.training.schedule import steps_per_epoch, total_steps
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from bnstudy.training.data.registry import reads
 from bnstudy.training.keys import NUMBERS, PLACE, SELECTION, numbers_where
 
-_DRAWN = numbers_where(lambda config: config.dataset.name in ("gaussian", "friedman1"))
-_GAUSSIAN = numbers_where(lambda config: config.dataset.name == "gaussian")
-_OWN_DATA = numbers_where(lambda config: config.dataset.imported)
+
+def _where_data_read(field: str) -> dict[str, Any]:
+    return numbers_where(lambda config: reads("import" if config.dataset.imported else config.dataset.name, field))
+
+
 _SIZED = numbers_where(lambda config: config.model.architecture in ("mlp", "resnet"))
 _OWN_NETWORK = numbers_where(lambda config: config.model.imported)
 _BATCHNORM = numbers_where(lambda config: config.model.norm == "batch")
@@ -46,13 +49,13 @@ class DatasetConfig:
     test_size: int | None = field(default=None, metadata=NUMBERS)
     split_seed: int = field(default=0, metadata=NUMBERS)
     augment: str = field(default="none", metadata=NUMBERS)
-    samples: int = field(default=5120, metadata=_DRAWN)
-    dimension: int = field(default=64, metadata=_GAUSSIAN)
-    noise: float = field(default=1.0, metadata=_DRAWN)
-    factory: str | None = field(default=None, metadata=_OWN_DATA)
-    args: dict[str, Any] = field(default_factory=dict, metadata=_OWN_DATA)
-    scale: bool = field(default=True, metadata=_OWN_DATA)
-    source: str | None = field(default=None, metadata=_OWN_DATA)
+    samples: int = field(default=5120, metadata=_where_data_read("samples"))
+    dimension: int = field(default=64, metadata=_where_data_read("dimension"))
+    noise: float = field(default=1.0, metadata=_where_data_read("noise"))
+    factory: str | None = field(default=None, metadata=_where_data_read("factory"))
+    args: dict[str, Any] = field(default_factory=dict, metadata=_where_data_read("args"))
+    scale: bool = field(default=True, metadata=_where_data_read("scale"))
+    source: str | None = field(default=None, metadata=_where_data_read("source"))
 
     @property
     def imported(self) -> bool:

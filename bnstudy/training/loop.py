@@ -17,8 +17,7 @@ from bnstudy.batchnorm.deferral import deferred_averages
 from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.errors import UserError
 from bnstudy.training.config import TrainingConfig
-from bnstudy.training.data.augment import crop_flip
-from bnstudy.training.data.batches import chunks, draw_order, gather
+from bnstudy.training.data.batches import chunks, crop_flip, draw_order, gather
 from bnstudy.training.data.dataset import Dataset
 from bnstudy.training.measuring.metrics import measure
 from bnstudy.training.networks.models import build_model, values_per_channel

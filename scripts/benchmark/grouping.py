@@ -9,9 +9,8 @@ import torch
 
 from bnstudy.sweeps.config import Config
 from bnstudy.training.config import ModelConfig
-from bnstudy.training.data.dataset import Dataset, Split
+from bnstudy.training.data import Dataset, DatasetShape, Split
 from bnstudy.training.data.scaling import standard
-from bnstudy.training.data.shapes import DatasetShape
 from bnstudy.training.loop import Training
 from bnstudy.training.networks.grouping import block_size
 from scripts.benchmark.report import Benchmark, Row, Target

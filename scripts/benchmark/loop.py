@@ -13,8 +13,7 @@ from torch import nn
 from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.sweeps.config import Config
 from bnstudy.training.config import DatasetConfig, ModelConfig
-from bnstudy.training.data.dataset import Dataset, load_dataset
-from bnstudy.training.data.shapes import describe
+from bnstudy.training.data import Dataset, describe, load_dataset
 from bnstudy.training.loop import Training
 from bnstudy.training.networks.grouping import block_size
 from bnstudy.training.networks.models import build_model

@@ -21,7 +21,7 @@ from bnstudy.sweeps.planning import plan_study
 from bnstudy.sweeps.provenance import source_state
 from bnstudy.sweeps.store import Store
 from bnstudy.training.config import OptimizerConfig, VarianceConfig
-from bnstudy.training.data.dataset import load_dataset
+from bnstudy.training.data import load_dataset
 from bnstudy.training.measuring.measurement import measure_block
 
 RATES = tuple(round(0.001 * number, 3) for number in range(1, 51))

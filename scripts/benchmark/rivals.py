@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from bnstudy.sweeps.config import Config
-from bnstudy.training.data.dataset import Dataset
+from bnstudy.training.data import Dataset
 from bnstudy.training.networks.models import build_model
 from bnstudy.training.optimization import build_optimizer
 from bnstudy.training.schedule import learning_rates

@@ -11,8 +11,7 @@ import torch
 
 from bnstudy.sweeps.config import Config
 from bnstudy.training.config import VarianceConfig
-from bnstudy.training.data.dataset import Dataset, load_dataset
-from bnstudy.training.data.shapes import describe
+from bnstudy.training.data import Dataset, describe, load_dataset
 from bnstudy.training.loop import Training
 from bnstudy.training.measuring.measurement import measure_block
 from bnstudy.training.networks.grouping import block_size

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnstudy.training.config import DatasetConfig
-from bnstudy.training.data.dataset import Dataset, load_dataset
+from bnstudy.training.data import Dataset, load_dataset
 from scripts.gallery.networks import DigitsResNet, batchnorms, mlp
 
 Batch = tuple[Tensor, Tensor]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bnstudy.sweeps.config import Config
-from bnstudy.training.data.dataset import Dataset
+from bnstudy.training.data import Dataset
 from bnstudy.training.loop import Training
 from scripts.benchmark.overhead import job_overhead, planning_time
 from scripts.benchmark.rivals import LightningFit, Stopwatch, lightning_fit, loader_loop, training_parts

@@ -17,7 +17,7 @@ from bnstudy.sweeps.job import run_job
 from bnstudy.sweeps.plan import Job, canonical
 from bnstudy.sweeps.store import Store
 from bnstudy.sweeps.worker import prepare_process
-from bnstudy.training.data.dataset import load_dataset
+from bnstudy.training.data import load_dataset
 from bnstudy.training.measuring.measurement import Checkpointing, measure_block
 from tests.tiny import tiny
 

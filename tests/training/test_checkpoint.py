@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bnstudy.training.checkpoint import load_checkpoint, save_checkpoint
-from bnstudy.training.data.dataset import Dataset
+from bnstudy.training.data import Dataset
 from bnstudy.training.loop import Training
 from tests.tiny import RESNET8, tiny
 

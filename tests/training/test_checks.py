@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from bnstudy.errors import UserError
 from bnstudy.training.checks import check, check_values_per_channel
 from bnstudy.training.config import TrainingConfig
-from bnstudy.training.data.dataset import Dataset
-from bnstudy.training.data.shapes import DatasetShape
+from bnstudy.training.data import Dataset, DatasetShape
 from bnstudy.training.measuring.measurement import measure_block
 from tests.tiny import tiny
 

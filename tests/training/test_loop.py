@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.sweeps.config import Config
 from bnstudy.training.config import DatasetConfig
-from bnstudy.training.data.dataset import Dataset, load_dataset
+from bnstudy.training.data import Dataset, load_dataset
 from bnstudy.training.loop import Training
 from bnstudy.training.networks.replicas import replica_state_dict
 from bnstudy.training.schedule import total_steps

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pkgutil import resolve_name
 
 import torch
 from torch import Tensor
 
 from bnstudy.training.config import DatasetConfig
+from bnstudy.training.data.arrays import Array, Arrays
+from bnstudy.training.data.imported import imported_arrays
+from bnstudy.training.data.registry import DATASETS
 from bnstudy.training.data.scaling import Scaling, measured, standard
-from bnstudy.training.data.shapes import DATASETS, DatasetShape, describe
-from bnstudy.training.data.sources import Array, read_source
-
-__all__ = ["DATASETS", "Dataset", "DatasetShape", "Scaling", "Split", "describe", "load_dataset"]
+from bnstudy.training.data.shapes import describe
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +30,6 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.targets)
-
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The samples at `index`, int64 on the same device; its shape, (b,) or for replicas (R, b), leads both results."""
-        return self.inputs[index], self.targets[index]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,14 +78,14 @@ def load_dataset(config: DatasetConfig, device: torch.device | str = "cpu") -> D
     Raises:
         UserError: a setting is not accepted, or a file is missing or damaged.
 
-    Source: bnstudy issue 2, part 4.
+    Source: docs/architecture.md, "How to add".
     """
     shape = describe(config)
-    source = read_source(config)
-    known = config.name == "gaussian"
+    arrays = _read(config)
+    known = config.name in DATASETS and DATASETS[config.name].standard
     kept = known or not config.scale
-    input_scaling = standard(shape.input_shape[0], known) if kept else measured(source.train_inputs)
-    target_scaling = measured(source.train_targets) if shape.task == "regression" else None
+    input_scaling = standard(shape.input_shape[0], known) if kept else measured(arrays.train_inputs)
+    target_scaling = measured(arrays.train_targets) if shape.task == "regression" else None
 
     def split(inputs: Array, targets: Array, size: int) -> Split:
         scaled_inputs = input_scaling.apply(inputs[:size], device)
@@ -101,8 +98,17 @@ def load_dataset(config: DatasetConfig, device: torch.device | str = "cpu") -> D
         task=shape.task,
         input_shape=shape.input_shape,
         outputs=shape.outputs,
-        train=split(source.train_inputs, source.train_targets, shape.train_samples),
-        test=split(source.test_inputs, source.test_targets, shape.test_samples),
+        train=split(arrays.train_inputs, arrays.train_targets, shape.train_samples),
+        test=split(arrays.test_inputs, arrays.test_targets, shape.test_samples),
         input_scaling=input_scaling,
         target_scaling=target_scaling,
     )
+
+
+def _read(config: DatasetConfig) -> Arrays:
+    """Both splits as their reader gives them, `train_size` and `test_size` not applied."""
+    if config.name in DATASETS:
+        # Imported here: scikit-learn and torchvision take seconds each, and no data set needs both.
+        arrays: Arrays = resolve_name(DATASETS[config.name].reader)(config)
+        return arrays
+    return imported_arrays(config).shuffled(config.split_seed)

@@ -12,17 +12,7 @@ from pathlib import Path
 
 from bnstudy.errors import UserError
 from bnstudy.training.config import DatasetConfig
-from bnstudy.training.data.shapes import FIXED
-
-MNIST_FOLDERS = {"fashion_mnist": "FashionMNIST/raw", "mnist": "MNIST/raw", "kmnist": "KMNIST/raw"}
-OTHER_FILES = {
-    "cifar10": tuple(
-        f"cifar-10-batches-py/{name}"
-        for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
-    ),
-    "cifar100": ("cifar-100-python/train", "cifar-100-python/test", "cifar-100-python/meta"),
-    "svhn": ("train_32x32.mat", "test_32x32.mat"),
-}
+from bnstudy.training.data.registry import DATASETS, DatasetEntry
 
 
 @dataclass(frozen=True)
@@ -64,26 +54,31 @@ def data_files(config: DatasetConfig) -> tuple[DataFile, ...]:
 
     Source: idx format, yann.lecun.com/exdb/mnist; torchvision.datasets.
     """
+    entry = DATASETS.get(config.name)
+    if entry is None:
+        return ()
     root = Path(config.root).expanduser().resolve()
-    if config.name in MNIST_FOLDERS:
-        shape = FIXED[config.name]
-        _, height, width = shape.input_shape
-        folder = root / MNIST_FOLDERS[config.name]
-        files = []
-        for part, samples in (("train", shape.train_samples), ("t10k", shape.test_samples)):
-            images = struct.pack(">4I", 0x0803, samples, height, width)
-            labels = struct.pack(">2I", 0x0801, samples)
-            files.append(DataFile(folder / f"{part}-images-idx3-ubyte", images, len(images) + samples * height * width))
-            files.append(DataFile(folder / f"{part}-labels-idx1-ubyte", labels, len(labels) + samples))
-        return tuple(files)
-    return tuple(DataFile(root / path) for path in OTHER_FILES.get(config.name, ()))
+    return tuple(DataFile(root / name, *_idx_facts(name, entry)) for name in entry.files)
+
+
+def _idx_facts(name: str, entry: DatasetEntry) -> tuple[bytes, int | None]:
+    """Header and size of an idx file, which its name and the published sizes fix; nothing is known of other files."""
+    if not name.endswith("-ubyte") or entry.samples is None:
+        return b"", None
+    samples = entry.samples[0 if Path(name).name.startswith("train") else 1]
+    if name.endswith("idx1-ubyte"):  # a byte a label
+        header = struct.pack(">2I", 0x0801, samples)
+        return header, len(header) + samples
+    _, height, width = (int(size) for size in entry.input_shape)
+    header = struct.pack(">4I", 0x0803, samples, height, width)
+    return header, len(header) + samples * height * width
 
 
 def require_files(config: DatasetConfig) -> None:
     """Refuse a configuration whose files are missing or cut short; embedded and synthetic sets pass.
 
     With `download` set, what loading will fetch passes: missing files, and damaged ones where torchvision replaces them.
-    A damaged file of the MNIST family does not pass, since torchvision leaves a file that is there as it is.
+    A damaged idx file does not pass, since torchvision leaves an idx file that is there as it is.
 
     Args:
         config: the data set.
@@ -91,13 +86,13 @@ def require_files(config: DatasetConfig) -> None:
     Raises:
         UserError: names the file, the folder it was looked for in, and how to get it.
 
-    Source: bnstudy issue 2, part 4.
+    Source: docs/architecture.md, "The way of a batch size".
     """
     for file in data_files(config):
         if not file.exists():
             if not config.download:
                 raise missing(config, file.path)
-        elif (reason := file.damage()) and (not config.download or config.name in MNIST_FOLDERS):
+        elif (reason := file.damage()) and (file.size is not None or not config.download):
             raise damaged(config, file.path, reason)
 
 
@@ -115,7 +110,7 @@ def damaged(config: DatasetConfig, path: Path, reason: str) -> UserError:
 def remedy(config: DatasetConfig) -> str:
     """How to get the files of a data set, as the end of an error message."""
     advice = "get it with dataset.download=true"
-    if config.name == "fashion_mnist":
-        advice += " or `python scripts/fetch_data.py fashion_mnist"
+    if config.name in DATASETS and DATASETS[config.name].debian:
+        advice += f" or `python scripts/fetch_data.py {config.name}"
         advice += "`" if config.root == DatasetConfig.root else f" --root {config.root}`"
     return advice

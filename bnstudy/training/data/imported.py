@@ -1,4 +1,4 @@
-"""Data of the user's own: what a factory has to give, and what it gives turned into a source like any other."""
+"""Data of the user's own: what a factory has to give, and what it gives turned into arrays like any other's."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 from bnstudy.errors import UserError
 from bnstudy.factories import call_factory, source_digest
 from bnstudy.training.config import DatasetConfig
-from bnstudy.training.data.shapes import DatasetShape
-from bnstudy.training.data.sources import Array, Source
+from bnstudy.training.data.arrays import Array, Arrays
+from bnstudy.training.data.registry import DatasetShape
 from bnstudy.training.imported import arguments_text, check_fields, check_source
 
 KEY = "dataset.factory"
 CALL = "load(**dataset.args)"
 _Key = tuple[str, str, str]
 _shapes: dict[_Key, DatasetShape] = {}
-_waiting: dict[_Key, Source] = {}  # the last source whose shape was asked for, until it is read
+_waiting: dict[_Key, Arrays] = {}  # the last arrays whose shape was asked for, until it is read
 
 
 def imported_shape(config: DatasetConfig) -> DatasetShape:
@@ -28,18 +28,18 @@ def imported_shape(config: DatasetConfig) -> DatasetShape:
         config: with `factory` and `args`.
 
     Raises:
-        UserError: see `imported_source`.
+        UserError: see `imported_arrays`.
     """
     key = _key(config)
     if key not in _shapes:
-        source, shape = _load(config)
+        arrays, shape = _load(config)
         _shapes[key] = shape
         _waiting.clear()  # one set waits at most: a plan may ask for many
-        _waiting[key] = source
+        _waiting[key] = arrays
     return _shapes[key]
 
 
-def imported_source(config: DatasetConfig) -> Source:
+def imported_arrays(config: DatasetConfig) -> Arrays:
     """Both splits of data of the user's own, in the factory's order.
 
     The factory is called as `load(**args)` and returns a mapping with, or a tuple of,
@@ -58,7 +58,7 @@ def imported_source(config: DatasetConfig) -> Source:
     Raises:
         UserError: one line, if the factory is not there, raises, or returns something else.
 
-    Source: bnstudy issue 7, part 4.
+    Source: docs/architecture.md, "How to add".
     """
     imported_shape(config)
     waiting = _waiting.pop(_key(config), None)
@@ -72,11 +72,12 @@ def _key(config: DatasetConfig) -> _Key:
     return factory, arguments_text(config), source_digest(KEY, factory)
 
 
-def _load(config: DatasetConfig) -> tuple[Source, DatasetShape]:
+def _load(config: DatasetConfig) -> tuple[Arrays, DatasetShape]:
     spec = config.factory or ""
     given = _four(spec, call_factory(KEY, spec, (), config.args, CALL))
-    arrays = [_array(spec, name, value) for name, value in zip(Source._fields, given, strict=True)]
-    train_inputs, train_targets, test_inputs, test_targets = arrays
+    train_inputs, train_targets, test_inputs, test_targets = (
+        _array(spec, name, value) for name, value in zip(Arrays._fields, given, strict=True)
+    )
     for split, inputs, targets in (("train", train_inputs, train_targets), ("test", test_inputs, test_targets)):
         _check_inputs(spec, f"{split}_inputs", inputs)
         if len(targets) != len(inputs):
@@ -90,14 +91,14 @@ def _load(config: DatasetConfig) -> tuple[Source, DatasetShape]:
         raise _wrong(spec, dtypes, "integers for a classification, or floats for a regression, in both")
     classify = _regression if kinds[0] else _classification
     (train_targets, test_targets), outputs = classify(spec, train_targets, test_targets)
-    source = Source(_numbers(train_inputs), train_targets, _numbers(test_inputs), test_targets)
+    arrays = Arrays(_numbers(train_inputs), train_targets, _numbers(test_inputs), test_targets)
     task = "regression" if kinds[0] else "classification"
     shape = DatasetShape(task, train_inputs.shape[1:], outputs, len(train_inputs), len(test_inputs))
-    return source, shape
+    return arrays, shape
 
 
 def _four(spec: str, value: Any) -> Sequence[Any]:
-    names = Source._fields
+    names = Arrays._fields
     if isinstance(value, Mapping):
         if absent := [name for name in names if name not in value]:
             has = ", ".join(map(repr, value)) or "nothing"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bnstudy.training.data.sources import Array
+from bnstudy.training.data.arrays import Array
 
 _PIECE = 2048
 """Samples that are worked on at a time."""
@@ -63,8 +63,6 @@ def measured(values: Array) -> Scaling:
 
     Returns:
         The constants; a channel that does not vary gets standard deviation 1.
-
-    Source: bnstudy issue 2, part 4.
     """
     mean, variance = _image_moments(values) if values.dtype == np.uint8 else _row_moments(values)
     std = np.sqrt(variance)

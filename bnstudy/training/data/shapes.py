@@ -7,59 +7,23 @@ scikit-learn or torchvision. What data of the user's own (dataset=import) look l
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 from bnstudy.errors import UserError
 from bnstudy.training.config import DatasetConfig
+from bnstudy.training.data.registry import DATASETS, DatasetShape, eighty_twenty
 from bnstudy.training.imported import refuse_fields
 
-DATASETS = (
-    "digits",
-    "fashion_mnist",
-    "mnist",
-    "kmnist",
-    "cifar10",
-    "cifar100",
-    "svhn",
-    "gaussian",
-    "diabetes",
-    "friedman1",
-)
 AUGMENTATIONS = ("none", "crop_flip")
-GAUSSIAN_CLASSES = 10
-FRIEDMAN_FEATURES = 10
 
-
-@dataclass(frozen=True)
-class DatasetShape:
-    """Sizes of a data set.
-
-    Args:
-        task: "classification" or "regression".
-        input_shape: shape of one input: (channels, height, width) of an image, (features,) of a row.
-        outputs: number of classes, or of regression targets.
-        train_samples: training samples in use, after `train_size`.
-        test_samples: test samples in use, after `test_size`.
-    """
-
-    task: str
-    input_shape: tuple[int, ...]
-    outputs: int
-    train_samples: int
-    test_samples: int
-
-
-FIXED = {
-    "digits": DatasetShape("classification", (1, 8, 8), 10, 1437, 360),
-    "fashion_mnist": DatasetShape("classification", (1, 28, 28), 10, 60_000, 10_000),
-    "mnist": DatasetShape("classification", (1, 28, 28), 10, 60_000, 10_000),
-    "kmnist": DatasetShape("classification", (1, 28, 28), 10, 60_000, 10_000),
-    "cifar10": DatasetShape("classification", (3, 32, 32), 10, 50_000, 10_000),
-    "cifar100": DatasetShape("classification", (3, 32, 32), 100, 50_000, 10_000),
-    "svhn": DatasetShape("classification", (3, 32, 32), 10, 73_257, 26_032),
-    "diabetes": DatasetShape("regression", (10,), 1, 353, 89),
+_ACCEPTED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "samples": (lambda samples: samples >= 10, "is too few to split 80/20; use 10 or more"),
+    "noise": (lambda noise: math.isfinite(noise) and noise >= 0, "is not a standard deviation; use 0 or more"),
+    "dimension": (lambda dimension: dimension >= 1, "is not a number of features; use 1 or more"),
 }
-"""Sets whose size nobody chooses: the published ones and those that scikit-learn embeds (split 80/20)."""
+"""What the fields of drawn sets must satisfy."""
 
 
 def describe(config: DatasetConfig) -> DatasetShape:
@@ -78,7 +42,7 @@ def describe(config: DatasetConfig) -> DatasetShape:
         UserError: unknown name, a size larger than the split, a value outside its range, or a factory that is not there or
             gives something else than data.
 
-    Source: bnstudy issue 2, part 4.
+    Source: docs/architecture.md, "The way of a batch size".
     """
     whole = _whole(config)
     if not 0 <= config.split_seed < 2**32:
@@ -101,26 +65,15 @@ def _whole(config: DatasetConfig) -> DatasetShape:
 
         return imported_shape(config)
     refuse_fields("dataset", config)
-    if config.name in FIXED:
-        return FIXED[config.name]
     if config.name not in DATASETS:
         raise UserError(f"dataset.name: '{config.name}' is not a data set; choose one of {', '.join(DATASETS)}, import")
-    if config.samples < 10:
-        raise UserError(f"dataset.samples: {config.samples} is too few to split 80/20; use 10 or more")
-    if not (math.isfinite(config.noise) and config.noise >= 0):
-        raise UserError(f"dataset.noise: {config.noise} is not a standard deviation; use 0 or more")
-    train, test = eighty_twenty(config.samples)
-    if config.name == "friedman1":
-        return DatasetShape("regression", (FRIEDMAN_FEATURES,), 1, train, test)
-    if config.dimension < 1:
-        raise UserError(f"dataset.dimension: {config.dimension} is not a number of features; use 1 or more")
-    return DatasetShape("classification", (config.dimension,), GAUSSIAN_CLASSES, train, test)
-
-
-def eighty_twenty(samples: int) -> tuple[int, int]:
-    """Sizes of the 80/20 split, the test part rounded up (scikit-learn's rule), in integers."""
-    test = -(-samples // 5)
-    return samples - test, test
+    entry = DATASETS[config.name]
+    for field in entry.fields:
+        accepted, remedy = _ACCEPTED[field]
+        if not accepted(value := getattr(config, field)):
+            raise UserError(f"dataset.{field}: {value} {remedy}")
+    input_shape = tuple(getattr(config, size) if isinstance(size, str) else size for size in entry.input_shape)
+    return DatasetShape(entry.task, input_shape, entry.outputs, *(entry.samples or eighty_twenty(config.samples)))
 
 
 def _subset(name: str, key: str, size: int | None, available: int) -> int:

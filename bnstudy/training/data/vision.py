@@ -9,22 +9,13 @@ import numpy as np
 
 from bnstudy.errors import UserError, first_line
 from bnstudy.training.config import DatasetConfig
+from bnstudy.training.data.arrays import Array, Arrays
 from bnstudy.training.data.files import damaged, data_files, missing, require_files
-from bnstudy.training.data.shapes import FIXED
-from bnstudy.training.data.sources import Array, Source
-
-CLASSES = {
-    "fashion_mnist": "FashionMNIST",
-    "mnist": "MNIST",
-    "kmnist": "KMNIST",
-    "cifar10": "CIFAR10",
-    "cifar100": "CIFAR100",
-    "svhn": "SVHN",
-}
+from bnstudy.training.data.registry import DATASETS
 
 
-def read_images(config: DatasetConfig) -> Source:
-    """Read both published splits of an image set, in the order of their files.
+def read_images(config: DatasetConfig) -> Arrays:
+    """Read both published splits of an image set, each in a fixed random order.
 
     What is checked: for the MNIST family magic number, sizes and file length (torchvision holds no sums of the unpacked
     files); for CIFAR and SVHN torchvision's MD5 sums; for all, the published number of images and the range of the
@@ -34,7 +25,7 @@ def read_images(config: DatasetConfig) -> Source:
     this project's own files are never pickles.
 
     Args:
-        config: `name`, `root`, and `download`, which lets torchvision fetch what is missing.
+        config: `name`, `root`, `split_seed`, and `download`, which lets torchvision fetch what is missing.
 
     Returns:
         uint8 images (n, channels, height, width) and int64 labels (n,).
@@ -52,31 +43,33 @@ def read_images(config: DatasetConfig) -> Source:
         raise
     except Exception as error:  # a reader of foreign files can fail in any way
         raise _explain(config, error) from error
-    return Source(train_inputs, train_targets, test_inputs, test_targets)
+    return Arrays(train_inputs, train_targets, test_inputs, test_targets).shuffled(config.split_seed)
 
 
 def _torchvision_class(name: str) -> Any:
     import torchvision.datasets
 
-    return getattr(torchvision.datasets, CLASSES[name])
+    return getattr(torchvision.datasets, DATASETS[name].torchvision)
 
 
 def _read(config: DatasetConfig, train: bool) -> tuple[Array, Array]:
-    which = {"split": "train" if train else "test"} if config.name == "svhn" else {"train": train}
+    entry = DATASETS[config.name]
+    svhn = config.name == "svhn"  # published for MATLAB, unlike the others
+    which = {"split": "train" if train else "test"} if svhn else {"train": train}
     data = _torchvision_class(config.name)(root=Path(config.root).expanduser(), download=config.download, **which)
     images = np.asarray(data.data)
     if images.ndim == 3:  # MNIST family: (n, height, width)
         images = images[:, None]
-    elif config.name != "svhn":  # CIFAR: torchvision turned (n, channels, height, width) round
+    elif not svhn:  # CIFAR: torchvision turned (n, channels, height, width) round
         images = images.transpose(0, 3, 1, 2)
-    labels = np.asarray(data.labels if config.name == "svhn" else data.targets, dtype=np.int64)
+    labels = np.asarray(data.labels if svhn else data.targets, dtype=np.int64)
 
-    shape = FIXED[config.name]
-    expected = (shape.train_samples if train else shape.test_samples, *shape.input_shape)
+    assert entry.samples is not None
+    expected = (entry.samples[0 if train else 1], *entry.input_shape)
     if images.shape != expected or images.dtype != np.uint8 or labels.shape != expected[:1]:
         raise ValueError(f"images {images.dtype} {images.shape}, labels {labels.shape}; published: uint8 {expected}")
-    if not 0 <= labels.min() <= labels.max() < shape.outputs:
-        raise ValueError(f"labels from {labels.min()} to {labels.max()}, of {shape.outputs} classes")
+    if not 0 <= labels.min() <= labels.max() < entry.outputs:
+        raise ValueError(f"labels from {labels.min()} to {labels.max()}, of {entry.outputs} classes")
     return images, labels
 
 
@@ -106,9 +99,9 @@ def _explain(config: DatasetConfig, error: Exception) -> UserError:
 def _md5_sums(name: str) -> dict[str, str]:
     """MD5 sums by file name, as torchvision publishes them; none for the MNIST family."""
     published = _torchvision_class(name)
-    if name == "svhn":
+    if hasattr(published, "split_list"):  # SVHN
         return {file: md5 for _, file, md5 in published.split_list.values()}
-    if name in ("cifar10", "cifar100"):
+    if hasattr(published, "train_list"):  # CIFAR
         meta = [[published.meta["filename"], published.meta["md5"]]]
         return dict(published.train_list + published.test_list + meta)
     return {}

@@ -6,7 +6,7 @@ import math
 
 from bnstudy.errors import UserError
 from bnstudy.training.config import ModelConfig, TrainingConfig
-from bnstudy.training.data.shapes import DatasetShape
+from bnstudy.training.data.registry import DatasetShape
 
 LARGEST = 16
 """Replicas in a block at most: beyond it the gain is small and a lost block costs more."""

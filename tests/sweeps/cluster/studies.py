@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bnstudy.training.config import DatasetConfig
-from bnstudy.training.data.files import data_files
+from bnstudy.training.data import data_files
 from tests.sweeps.cluster.namespace import Namespace, wait_until
 
 PROGRAM = str(Path(sys.executable).parent / "bnstudy")

@@ -15,8 +15,7 @@ from sklearn.datasets import load_diabetes, load_digits
 
 from bnstudy.errors import UserError
 from bnstudy.training.config import DatasetConfig
-from bnstudy.training.data.dataset import Dataset, load_dataset
-from bnstudy.training.data.shapes import DATASETS, describe
+from bnstudy.training.data import DATASETS, Dataset, describe, load_dataset
 
 LOCAL = ["digits", "gaussian", "diabetes", "friedman1"]
 
@@ -52,8 +51,8 @@ def test_describe_agrees_with_load_dataset(name: str, sizes: tuple[int | None, i
 
 def test_describe_needs_neither_torch_nor_scikit_learn() -> None:
     script = (
-        "import sys; from bnstudy.training.config import DatasetConfig; from bnstudy.training.data.shapes import describe;"
-        "from bnstudy.training.data.files import require_files;"
+        "import sys; from bnstudy.training.config import DatasetConfig;"
+        "from bnstudy.training.data import describe, require_files;"
         "describe(DatasetConfig('cifar10')); require_files(DatasetConfig());"
         "print({'torch', 'torchvision', 'sklearn', 'numpy'} & set(sys.modules))"
     )
@@ -156,15 +155,6 @@ def test_a_smaller_subset_is_a_prefix_of_a_larger_one_bit_for_bit(name: str, one
     assert torch.equal(less.train.inputs, more.train.inputs[:small])
     assert torch.equal(less.train.targets, more.train.targets[:small])
     assert torch.equal(less.test.inputs, load_dataset(replace(config, test_size=None)).test.inputs[: config.test_size])
-
-
-def test_a_batch_takes_the_shape_of_its_index() -> None:
-    train = load_dataset(DatasetConfig()).train
-    index = torch.tensor([[5, 0, 5], [7, 1, 2]])
-    inputs, targets = train.batch(index)
-    assert inputs.shape == (2, 3, 1, 8, 8)
-    assert torch.equal(inputs[1, 0], train.inputs[7])
-    assert torch.equal(targets, torch.stack([train.targets[index[0]], train.targets[index[1]]]))
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ import pytest
 
 from bnstudy.errors import UserError
 from bnstudy.training.config import DatasetConfig
-from bnstudy.training.data.files import DataFile, data_files, require_files
+from bnstudy.training.data import DataFile, data_files, require_files
 from scripts.fetch_data import unpack
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def run_script(*arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:

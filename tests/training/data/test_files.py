@@ -10,13 +10,13 @@ import torchvision.datasets as published
 
 from bnstudy.errors import UserError
 from bnstudy.training.config import DatasetConfig
-from bnstudy.training.data.dataset import load_dataset
-from bnstudy.training.data.files import MNIST_FOLDERS, data_files, require_files
-from bnstudy.training.data.shapes import describe
-from bnstudy.training.data.vision import CLASSES
+from bnstudy.training.data import DATASETS, data_files, describe, load_dataset, require_files
+
+MNIST_FAMILY = ("fashion_mnist", "mnist", "kmnist")
+CLASSES = {name: entry.torchvision for name, entry in DATASETS.items() if entry.torchvision}
 
 
-@pytest.mark.parametrize("name", MNIST_FOLDERS)
+@pytest.mark.parametrize("name", MNIST_FAMILY)
 def test_a_file_of_the_full_published_size_is_accepted_and_described(name: str, tmp_path: Path) -> None:
     for prefix, samples in (("train", 60_000), ("t10k", 10_000)):
         folder = tmp_path / CLASSES[name] / "raw"
@@ -37,7 +37,7 @@ def test_a_file_of_the_full_published_size_is_accepted_and_described(name: str, 
 def test_our_list_of_files_is_torchvisions(name: str) -> None:
     reader = getattr(published, CLASSES[name])
     root = Path("somewhere").resolve()
-    if name in MNIST_FOLDERS:
+    if name in MNIST_FAMILY:
         expected = {root / CLASSES[name] / "raw" / Path(file).stem for file, _ in reader.resources}
     elif name == "svhn":
         expected = {root / reader.split_list[split][1] for split in ("train", "test")}
@@ -55,7 +55,7 @@ def test_only_fashion_mnist_is_offered_by_the_script(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(
-    not (Path("data") / MNIST_FOLDERS["fashion_mnist"] / "train-images-idx3-ubyte").is_file(),
+    not (Path("data") / "FashionMNIST" / "raw" / "train-images-idx3-ubyte").is_file(),
     reason="python scripts/fetch_data.py fashion_mnist has not been run",
 )
 def test_fashion_mnist_has_the_constants_that_everybody_uses() -> None:

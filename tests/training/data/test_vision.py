@@ -26,13 +26,11 @@ import torchvision.datasets as published
 
 from bnstudy.errors import UserError
 from bnstudy.training.config import DatasetConfig
-from bnstudy.training.data import files, shapes
-from bnstudy.training.data.dataset import load_dataset
-from bnstudy.training.data.shapes import describe
-from bnstudy.training.data.vision import CLASSES
+from bnstudy.training.data import DATASETS, data_files, describe, load_dataset, require_files
 
 TRAIN, TEST = 25, 8
 MNIST_FAMILY = ["fashion_mnist", "mnist", "kmnist"]
+CLASSES = {name: entry.torchvision for name, entry in DATASETS.items() if entry.torchvision}
 SETS = list(CLASSES)
 
 
@@ -104,7 +102,7 @@ def md5_sum(path: Path) -> str:
 
 def publish(name: str, root: Path, patch: pytest.MonkeyPatch) -> None:
     """Make the files under `root` the published ones: torchvision's sums and our sizes become theirs."""
-    patch.setitem(shapes.FIXED, name, replace(shapes.FIXED[name], train_samples=TRAIN, test_samples=TEST))
+    patch.setitem(DATASETS, name, replace(DATASETS[name], samples=(TRAIN, TEST)))
     reader = getattr(published, CLASSES[name])
 
     if name == "svhn":
@@ -121,10 +119,10 @@ def publish(name: str, root: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def make(name: str, root: Path, patch: pytest.MonkeyPatch) -> tuple[np.ndarray, np.ndarray]:
-    shape = shapes.FIXED[name]
+    entry = DATASETS[name]
     random = np.random.RandomState(3)
-    images = random.randint(0, 256, (TRAIN + TEST, *shape.input_shape)).astype(np.uint8)
-    labels = random.permutation(TRAIN + TEST) % shape.outputs
+    images = random.randint(0, 256, (TRAIN + TEST, *entry.input_shape)).astype(np.uint8)
+    labels = random.permutation(TRAIN + TEST) % entry.outputs
     write_files(name, root, images, labels)
     publish(name, root, patch)
     return images, labels
@@ -187,9 +185,9 @@ def test_each_missing_file_is_named_with_its_folder_and_how_to_get_it(
 ) -> None:
     make(name, tmp_path, monkeypatch)
     config = DatasetConfig(name=name, root=str(tmp_path))
-    for file in files.data_files(config):
+    for file in data_files(config):
         aside = file.path.rename(tmp_path / "aside")
-        for function in (files.require_files, load_dataset):
+        for function in (require_files, load_dataset):
             with pytest.raises(UserError) as caught:
                 function(config)
             assert str(caught.value).startswith(f"dataset.root: '{tmp_path}' lacks {file.path.name} of '{name}' in ")
@@ -203,7 +201,7 @@ def test_each_missing_file_is_named_with_its_folder_and_how_to_get_it(
 def test_each_damaged_file_is_named(name: str, harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(name, tmp_path, monkeypatch)
     config = DatasetConfig(name=name, root=str(tmp_path))
-    for file in files.data_files(config):
+    for file in data_files(config):
         content = file.path.read_bytes()
         damaged = {
             "cut": content[: len(content) // 2],
@@ -244,8 +242,8 @@ def test_a_failed_download_says_which_file_and_where(name: str, tmp_path: Path, 
     if name == "svhn":
         monkeypatch.setattr(reader, "split_list", {s: [nowhere, f, m] for s, (_, f, m) in reader.split_list.items()})
     config = DatasetConfig(name=name, root=str(tmp_path / "root"), download=True)
-    files.require_files(config)
-    first = files.data_files(config)[0].path
+    require_files(config)
+    first = data_files(config)[0].path
     with pytest.raises(UserError) as caught:
         load_dataset(config)
     text = f"dataset.download: true could not bring {first.name} of '{name}' to {first.parent} ("
@@ -280,13 +278,13 @@ def test_a_download_fetches_what_is_missing_and_torchvision_can_replace(
 
     config = DatasetConfig(name=name, root=str(tmp_path / "root"), download=True)
     if before != "nothing":
-        for file in files.data_files(config):
+        for file in data_files(config):
             file.path.parent.mkdir(parents=True, exist_ok=True)
             file.path.touch()
         if name == "mnist":
             with pytest.raises(UserError, match=r"train-images-idx3-ubyte of 'mnist' is damaged .*; delete it, then"):
                 load_dataset(config)
             return
-    files.require_files(config)
+    require_files(config)
     data = load_dataset(config)
     assert (len(data.train), len(data.test)) == (TRAIN, TEST)

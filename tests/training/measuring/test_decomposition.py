@@ -13,7 +13,7 @@ from bnstudy.analysis.gaps import gap_table
 from bnstudy.analysis.schemas import CELL, TERMS
 from bnstudy.batchnorm.conventions import CONVENTIONS
 from bnstudy.training.config import DatasetConfig, ModelConfig
-from bnstudy.training.data.dataset import Dataset, load_dataset
+from bnstudy.training.data import Dataset, load_dataset
 from bnstudy.training.measuring.measurement import measure_block
 from tests.tiny import tiny
 

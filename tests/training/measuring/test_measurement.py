@@ -15,7 +15,7 @@ from bnstudy.batchnorm.inference import evaluating
 from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.batchnorm.theory import predict as theory
 from bnstudy.training.config import DatasetConfig, ModelConfig
-from bnstudy.training.data.dataset import Dataset, load_dataset
+from bnstudy.training.data import Dataset, load_dataset
 from bnstudy.training.loop import Training
 from bnstudy.training.measuring.measurement import Measurements, measure_block
 from bnstudy.training.measuring.predict import population_of, predict, predict_by_batch

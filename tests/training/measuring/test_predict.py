@@ -13,7 +13,7 @@ from bnstudy.batchnorm.conventions import CONVENTIONS, EMA_STATISTICS, POPULATIO
 from bnstudy.batchnorm.inference import evaluating
 from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.sweeps.config import Config
-from bnstudy.training.data.dataset import Dataset
+from bnstudy.training.data import Dataset
 from bnstudy.training.loop import Training
 from bnstudy.training.measuring.predict import population_of, predict, predict_by_batch
 from bnstudy.training.networks.models import build_model

@@ -22,7 +22,7 @@ from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.batchnorm.population import Population
 from bnstudy.batchnorm.theory import predict as theory
 from bnstudy.training.config import DatasetConfig
-from bnstudy.training.data.dataset import Dataset, load_dataset
+from bnstudy.training.data import Dataset, load_dataset
 from bnstudy.training.loop import Training
 from bnstudy.training.measuring.measurement import measure_block
 from bnstudy.training.measuring.predict import population_of

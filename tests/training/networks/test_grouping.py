@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bnstudy.sweeps.config import Config
 from bnstudy.training.config import ModelConfig
-from bnstudy.training.data.shapes import DatasetShape
+from bnstudy.training.data import DatasetShape
 from bnstudy.training.networks.grouping import LARGEST, block_size
 from bnstudy.training.networks.models import build_model
 

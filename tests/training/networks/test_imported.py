@@ -14,8 +14,7 @@ from bnstudy.errors import UserError
 from bnstudy.sweeps.config import Config
 from bnstudy.training.checkpoint import load_checkpoint, save_checkpoint
 from bnstudy.training.config import ModelConfig
-from bnstudy.training.data.dataset import Dataset
-from bnstudy.training.data.shapes import DatasetShape
+from bnstudy.training.data import Dataset, DatasetShape
 from bnstudy.training.imported import with_imports
 from bnstudy.training.loop import Training
 from bnstudy.training.measuring.measurement import measure_block

@@ -21,7 +21,7 @@ from bnstudy.sweeps.identity import training_fields, training_id
 from bnstudy.sweeps.plan import canonical
 from bnstudy.training.checkpoint import load_checkpoint, save_checkpoint
 from bnstudy.training.checks import check
-from bnstudy.training.data.dataset import Dataset
+from bnstudy.training.data import Dataset
 from bnstudy.training.loop import Training
 from bnstudy.training.measuring.measurement import Checkpointing, measure_block
 from bnstudy.training.networks.replicas import replica_state_dict

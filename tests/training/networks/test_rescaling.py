@@ -25,7 +25,7 @@ from bnstudy.sweeps.config import Config
 from bnstudy.sweeps.identity import training_fields, training_id
 from bnstudy.training.checks import check
 from bnstudy.training.config import DatasetConfig
-from bnstudy.training.data.dataset import Dataset, load_dataset
+from bnstudy.training.data import Dataset, load_dataset
 from bnstudy.training.loop import Training
 from bnstudy.training.measuring.measurement import measure_block
 from bnstudy.training.measuring.predict import predict
