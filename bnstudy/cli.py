@@ -253,34 +253,11 @@ def diagnose(
 
     Any model with BatchNorm layers, with batches as it was trained on.
     """
+    given = dict(locals())  # every option by its name
     from bnstudy.diagnosis.command import diagnose as explain
     from bnstudy.diagnosis.options import Options
 
-    options = Options(
-        model=model,
-        data=data,
-        weights=weights,
-        entry=entry,
-        evaluation_data=evaluation_data,
-        held_out=held_out,
-        metric=metric,
-        higher_is_better=higher_is_better,
-        batches=batches,
-        swap_batches=swap_batches,
-        swap_layers=tuple(swap_layer or ("*",)),
-        seed=seed,
-        device=device,
-        recalibrate=recalibrate,
-        translate=translate,
-        remedies=tuple(remedy or ()),
-        source=source,
-        overwrite=overwrite,
-        anyway=anyway,
-        out=out,
-        json=json,
-        fail=fail,
-    )
-    raise typer.Exit(explain(options))
+    raise typer.Exit(explain(Options(**given)))
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,7 +122,7 @@ def remedies(setting: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     ]
 
 
-def gains(rows: list[dict[str, Any]]) -> list[str]:
+def gains(rows: Sequence[Mapping[Any, Any]]) -> list[str]:
     """What a remedy gains, a line a metric.
 
     Args:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bnstudy.batchnorm.conventions import CONVENTIONS, Convention, bessel
+from bnstudy.batchnorm.conventions import CONVENTIONS, Convention
 from bnstudy.batchnorm.population import Population
 from bnstudy.diagnosis.evidence import Evidence, Stored
 from bnstudy.diagnosis.measure import Reference
@@ -116,7 +116,7 @@ def measured_in_one_pass(found: Sequence[Evidence]) -> bool:
         return False
     left = torch.zeros((), dtype=torch.float64)
     for one, stored in zip(tested, _stored(tested), strict=True):
-        c = bessel(one.inputs.m) if one.layer.convention.normalize == "unbiased" else 1.0
+        c = one.layer.convention.divisor(one.inputs.m)
         pooled = _safe(one.inputs.population.pooled * c, stored.usable)
         expected = _safe(accumulated(one.layer, one.inputs), stored.usable)
         rest = Deviation(stored.deviation.mean, stored.deviation.var - (pooled / expected).log())

@@ -17,8 +17,9 @@ from bnstudy.analysis.figures.units import plural
 from bnstudy.diagnosis import modes
 from bnstudy.diagnosis.batches import Batches, Source, answer
 from bnstudy.diagnosis.evidence import evidence
-from bnstudy.diagnosis.measure import Step, levels, reference, statistics_of
+from bnstudy.diagnosis.measure import Step, depending_on_data_alone, levels, reference, statistics_of
 from bnstudy.diagnosis.normlayers import NormLayer, norm_layers
+from bnstudy.diagnosis.own_forward import understood
 from bnstudy.diagnosis.result import Diagnosis
 from bnstudy.diagnosis.rules.case import Case
 from bnstudy.diagnosis.rules.verdict import findings
@@ -93,6 +94,7 @@ def diagnose(
     swapped: dict[NormLayer, Changes] = {}
     with modes.untouched(model, seed):
         batch = next(iter(source))
+        layers = understood(model, layers, batch, source.key)
         with modes.evaluation(model, dict.fromkeys(layers)):
             chosen = metrics_of(metric, answer(model, batch), batch.targets)
         if isinstance(higher_is_better, Mapping) and (unknown := sorted(higher_is_better.keys() - chosen.keys())):
@@ -153,12 +155,15 @@ def _case(
     step = counting(progress, f"{what}: what the layers see", count)
     seen = reference(model, layers, source, step)
     conditions = statistics_of(seen.inputs, seen.active)
+    found = evidence(seen, random)
+    constant = any(not bool(one.alive.all()) for one in found)
+    on_data = depending_on_data_alone(model, seen.active, source) if constant else []
     step = counting(progress, f"{what}: metrics in every mode", (1 + len(conditions)) * seen.batches)
     measured = levels(model, source, metrics, conditions, step)
     with modes.training(model):
         kept = [layer for layer in layers if not layer.fixed and not layer.module.training]
     directions = {name: direction_of(name, higher) for name in metrics}
-    return Case(model, layers, seen, evidence(seen, random), measured, directions, kept)
+    return Case(model, layers, seen, found, measured, directions, kept, on_data)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -102,7 +102,7 @@ def evidence(seen: Reference, random: torch.Generator) -> list[Evidence]:
         random: draws the moving averages; layers of like momentum, count and batches share the draws, so that what
             their batches have in common stays in common.
     """
-    drawn: dict[tuple[int, float | None, int | None], Weights] = {}
+    drawn: dict[tuple[int, float | None, int | None, int], Weights] = {}
     found = []
     for position, (layer, inputs) in enumerate(seen.inputs.items()):
         pooled, gain = inputs.population.pooled.cpu(), layer.gain
@@ -115,8 +115,10 @@ def evidence(seen: Reference, random: torch.Generator) -> list[Evidence]:
             calls, usable = len(inputs.calls), alive & ~broken & (var > 0)
             # A layer that runs several times in a pass updates as often: together as one update of a larger weight.
             momentum = layer.momentum if layer.momentum is None else 1 - (1 - layer.momentum) ** calls
-            key = (len(inputs.means), momentum, None if layer.updates is None else layer.updates // calls)
-            if len(inputs.means) > 1 and key not in drawn:
+            updates = layer.updates if _believable(layer, inputs, usable) else None
+            kept = int(inputs.whole.sum()) if inputs.remainder else len(inputs.means)
+            key = (kept, momentum, None if updates is None else updates // calls, seen.batches if inputs.remainder else 0)
+            if kept > 1 and key not in drawn:
                 drawn[key] = weights(*key, random)
             if bool(usable.any()):
                 still = _stored(layer, inputs, usable, drawn.get(key))
@@ -131,7 +133,20 @@ def evidence(seen: Reference, random: torch.Generator) -> list[Evidence]:
 def _stored(layer: NormLayer, inputs: Inputs, usable: Tensor, drawn: Weights | None) -> Stored:
     seen = deviation(layer, inputs, usable)
     distance = float(seen.distance(usable))
-    # Towards the start values: μ̂ = (1-w)·μ and v = (1-w)·E + w, so Δμ = -w·μ and Δv = w·(1-E), in units of σ and E.
+    share, explains, _ = _start(seen, inputs, usable)
+    lucky = reference = torch.empty(0, dtype=torch.float64)
+    again = None
+    if drawn is not None:
+        again, own = redrawn(layer, inputs, drawn, usable)
+        lucky, reference = again.distance(usable), own.distance(usable)
+    return Stored(seen, distance, lucky, reference, again, share, explains, usable)
+
+
+def _start(seen: Deviation, inputs: Inputs, usable: Tensor) -> tuple[float, float, float]:
+    """The share of the start values 0 and 1 in what is stored, what part of its distance that is, and how far they lie.
+
+    By least squares. Towards them: μ̂ = (1-w)·μ and v = (1-w)·E + w, so Δμ = -w·μ and Δv = w·(1-E), in units of σ and E.
+    """
     population = inputs.population
     pooled, mean = population.pooled.double().cpu(), population.mean.double().cpu()
     level = torch.where(usable, pooled, 1.0)
@@ -142,13 +157,21 @@ def _stored(layer: NormLayer, inputs: Inputs, usable: Tensor, drawn: Weights | N
     share = float(product / square) if square > 0 else 0.0
     left = Deviation(linear.mean - share * start.mean, linear.var - share * start.var).distance(usable)
     whole = linear.distance(usable)
-    lucky = reference = torch.empty(0, dtype=torch.float64)
-    again = None
-    if drawn is not None:
-        again, own = redrawn(layer, inputs, drawn, usable)
-        lucky, reference = again.distance(usable), own.distance(usable)
-    explains = float(1 - left / whole) if whole > 0 else 0.0
-    return Stored(seen, distance, lucky, reference, again, share, explains, usable)
+    return share, float(1 - left / whole) if whole > 0 else 0.0, float(start.distance(usable))
+
+
+def _believable(layer: NormLayer, inputs: Inputs, usable: Tensor) -> bool:
+    """Whether the count of batches may be that of what is stored.
+
+    After t updates of weight α the start values still have a share of (1-α)^t. Where that is large, statistics without it
+    were not stored in so few updates: they were converted, copied or averaged, and their count says nothing.
+    """
+    momentum, updates = layer.momentum, layer.updates
+    if updates is None or momentum is None or not bool(usable.any()):
+        return updates is None or updates > 0
+    left = (1 - momentum) ** updates
+    share, _, far = _start(deviation(layer, inputs, usable), inputs, usable)
+    return left < 0.02 or far < 0.01 or left / 2 < share < 1.5
 
 
 def _sizes(inputs: Inputs, alive: Tensor) -> tuple[Measured, Measured, float]:

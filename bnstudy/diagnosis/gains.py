@@ -7,13 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pandas as pd
-from torch import Tensor, nn
 
-from bnstudy.diagnosis import modes
-from bnstudy.diagnosis.batches import Batch, Source, answer
-from bnstudy.diagnosis.measure import Step
-from bnstudy.diagnosis.rules.case import CERTAIN
-from bnstudy.diagnosis.scoring import Means, Metric, chance, score, smallest_effect
+from bnstudy.diagnosis.batches import Batch, Source, tensors
+from bnstudy.diagnosis.rules.case import CERTAIN, LIKELY
+from bnstudy.diagnosis.scoring import Means, chance, smallest_effect
 from bnstudy.errors import UserError
 
 
@@ -51,7 +48,7 @@ class Half(Source):
         for count, batch in enumerate(super().__iter__(), start=1):
             out = held(count - 1)
             if out:
-                total += _sum(batch.inputs)
+                total += sum(float(tensor.double().sum()) for tensor in tensors(batch.inputs))
             if out == self.second:
                 yield batch
         if self.second and count == 1:
@@ -61,45 +58,11 @@ class Half(Source):
         self.sums.append(total)
 
 
-def _sum(value: object) -> float:
-    if isinstance(value, Tensor):
-        return float(value.double().sum())
-    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    return sum(_sum(part) for part in parts)
-
-
-def on_held_out(
-    model: nn.Module, new: modes.Statistics, source: Source, metrics: Mapping[str, Metric], step: Step
-) -> dict[str, Means]:
-    """The metrics in evaluation mode with the stored and the new statistics, on the same batches.
-
-    Args:
-        model: within `modes.untouched`.
-        new: the new statistics, by layer; the others keep theirs.
-        source: held-out batches.
-        metrics: by name.
-        step: called after every pass, two a batch.
-
-    Returns:
-        By metric, the means of "before" and "after".
-    """
-    means = {name: Means(["before", "after"]) for name in metrics}
-    for batch in source:
-        outputs = []
-        for statistics in ({}, new):
-            with modes.evaluation(model, statistics):
-                outputs.append(answer(model, batch, source.key))
-            step()
-        for name, metric in metrics.items():
-            means[name].add([score(name, metric, each, batch.targets) for each in outputs], batch.samples)
-    return means
-
-
 def gains_table(means: Mapping[str, Means], directions: Mapping[str, str | None]) -> pd.DataFrame:
     """A row a metric: metric, direction, before, after, gain, error.
 
     Args:
-        means: as `on_held_out` gives them.
+        means: by metric, of "before" and "after".
         directions: by metric, "higher" or "lower" is better, or None.
 
     Returns:
@@ -115,20 +78,26 @@ def gains_table(means: Mapping[str, Means], directions: Mapping[str, str | None]
     return table.assign(direction=pd.Series([row[1] for row in rows], dtype=object))  # so that None stays None
 
 
-def harmful(metric: str, values: Means, direction: str | None) -> bool:
-    """Whether a metric gets worse by more than the smallest effect of interest, and not by luck; or turns into NaN.
+def harmful(means: Mapping[str, Means], directions: Mapping[str, str | None]) -> tuple[str, ...]:
+    """The metrics that get worse by more than the smallest effect of interest, and not by luck; or turn into NaN.
 
-    Luck is excluded by a paired t-test over batches at the rate `CERTAIN`.
+    It is for new statistics to show that they are better: harm counts that a paired t-test over batches gives a chance below
+    0.05 of being luck; below 0.001 where another metric gains as surely.
 
     Args:
-        metric: its name.
-        values: the means of "before" and "after".
-        direction: which side is better; where it is None, only NaN is worse.
+        means, directions: as for `gains_table`; where a direction is None, only NaN is worse.
     """
+    gains = {name: _gain(name, values, directions[name]) for name, values in means.items()}
+    better = any(gain > 0 and p < CERTAIN for gain, p in gains.values())
+    return tuple(name for name, (gain, p) in gains.items() if gain < 0 and p < (CERTAIN if better else LIKELY))
+
+
+def _gain(metric: str, values: Means, direction: str | None) -> tuple[float, float]:
+    """How much better a metric gets, 0 where it is less than the smallest effect of interest; and the chance of luck."""
     before, after = (values.contrast(**{side: 1.0}).value for side in ("before", "after"))
-    if math.isnan(after):
-        return not math.isnan(before)
-    worse = values.contrast(after=1.0, before=-1.0)
-    size = -worse.value if direction == "higher" else worse.value
-    least = smallest_effect(metric, max(abs(before), abs(after)))
-    return direction is not None and size > least and chance(worse, values.batches) < CERTAIN
+    if math.isnan(after) or math.isnan(before):
+        return float(math.isnan(before)) - float(math.isnan(after)), 0.0
+    difference = values.contrast(after=1.0, before=-1.0)
+    size = 0.0 if abs(difference.value) <= smallest_effect(metric, max(abs(before), abs(after))) else difference.value
+    sign = {"higher": 1.0, "lower": -1.0, None: 0.0}[direction]
+    return sign * size, chance(difference, values.batches)

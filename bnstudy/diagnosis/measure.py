@@ -18,11 +18,14 @@ from bnstudy.diagnosis.batches import Source, answer, apart
 from bnstudy.diagnosis.measured import Measured
 from bnstudy.diagnosis.moments import Inputs, watching
 from bnstudy.diagnosis.normlayers import NormLayer
+from bnstudy.diagnosis.own_forward import changing
 from bnstudy.diagnosis.scoring import Means, Metric, score
 from bnstudy.errors import UserError
 
 Step = Callable[[], None]
 """Called after every batch of the first sweep and every forward pass of the second, for progress."""
+Run = Callable[[], AbstractContextManager[None]]
+"""Puts a model into a condition."""
 
 MOST_TELLING = 256
 """Beyond this m the two divisors differ by less than 0.4 %, and no pass is spent on telling them apart."""
@@ -37,6 +40,7 @@ class Reference:
         other: the population of each layer if every layer divided by the other variance; empty where nothing could tell.
         training: what layers see in training mode, dropout and all; empty where that is what they see anyway.
         active: the layers that go by batch statistics in training mode; see `moving`.
+        changing: what else gives something else in training mode, by name and class, where outputs differ.
         batches, samples, largest: how many there were, and the largest batch.
         passes: forward passes a batch.
     """
@@ -45,10 +49,16 @@ class Reference:
     other: dict[NormLayer, Population]
     training: dict[NormLayer, Inputs]
     active: list[NormLayer]
+    changing: list[str]
     batches: int
     samples: int
     largest: int
     passes: int
+
+    @property
+    def in_training_only(self) -> list[NormLayer]:
+        """Layers that run in training mode and not in evaluation mode, such as those of an auxiliary head."""
+        return [layer for layer in self.training if layer not in self.inputs]
 
 
 def reference(model: nn.Module, layers: Sequence[NormLayer], source: Source, step: Step, more: bool = True) -> Reference:
@@ -63,10 +73,11 @@ def reference(model: nn.Module, layers: Sequence[NormLayer], source: Source, ste
             gives other outputs.
 
     Raises:
-        UserError: no batches, unusable ones, outputs that are not finite, or BatchNorm that is neither torch's nor frozen.
+        UserError: no batches, unusable ones, or outputs that are not finite.
     """
     batches = samples = largest = 0
     telling = switching = False
+    others: list[str] = []
     active = moving(model, layers)
     with watching(layers) as watch, watching(layers) as second, watching(layers) as third:
         for batch in source:
@@ -79,32 +90,27 @@ def reference(model: nn.Module, layers: Sequence[NormLayer], source: Source, ste
                 )
             if batches == 0 and more:
                 telling = watch.smallest < MOST_TELLING
-                fixed = [(layer, layer.stored[0].clone()) for layer in layers if layer.fixed and layer.stored is not None]
                 with modes.training(model):
                     trained = answer(model, batch, source.key)
-                    for layer, mean in fixed:
-                        if layer.stored is None or not torch.equal(layer.stored[0].nan_to_num(), mean.nan_to_num()):
-                            raise UserError(
-                                f"model: layer {layer.name!r} is a {type(layer.module).__name__} of its own make, and how "
-                                "it normalises is not known; put a subclass of torch's BatchNorm in its place"
-                            )
                 apart(trained, outputs)  # says so if they cannot be compared
                 switching = not torch.allclose(trained.double(), outputs.double(), rtol=1e-4, atol=1e-6)
+                others = changing(model, layers, batch, source.key) if switching else []
             if telling:
                 with modes.other_divisor(model, active), second.on():
                     answer(model, batch, source.key)
             if switching:
                 with modes.training(model), third.on():
                     answer(model, batch, source.key)
-            for each in (watch, second, third):
-                each.end_of_batch()
+            for notes in (watch, second, third):
+                notes.end_of_batch()
             batches, samples, largest = batches + 1, samples + batch.samples, max(largest, batch.samples)
             step()
     inputs = watch.results()
     if not inputs:
         raise UserError("model: none of its BatchNorm layers runs on these batches; check the model's forward")
-    others = {layer: seen.population for layer, seen in second.results().items()}
-    return Reference(inputs, others, third.results(), active, batches, samples, largest, 1 + telling + switching)
+    populations = {layer: seen.population for layer, seen in second.results().items()}
+    passes = 1 + telling + switching
+    return Reference(inputs, populations, third.results(), active, others, batches, samples, largest, passes)
 
 
 @dataclass(frozen=True)
@@ -129,10 +135,6 @@ class Levels:
 def moving(model: nn.Module, layers: Sequence[NormLayer]) -> list[NormLayer]:
     """The layers that training mode lets go by batch statistics: not those of a frozen class, nor those that the model's own
     train() keeps in evaluation mode. A model that has only such layers is measured as if it had none.
-
-    Args:
-        model: within `modes.untouched`.
-        layers: its BatchNorm layers.
     """
     with modes.training(model):
         found = [layer for layer in layers if not layer.fixed and layer.module.training]
@@ -142,20 +144,22 @@ def moving(model: nn.Module, layers: Sequence[NormLayer]) -> list[NormLayer]:
 def statistics_of(seen: Mapping[NormLayer, Inputs], active: Sequence[NormLayer]) -> dict[str, modes.Statistics]:
     """The statistics of every condition for `modes.evaluation`, by condition, in the order of the gap's path.
 
-    k·v of DESIGN.md: a layer that divides a training batch by the unbiased variance gets its stored ones times c = m/(m-1).
+    All are k·v: a layer that divides a training batch by the unbiased variance gets its stored one times c = m/(m-1).
+
+    Source: docs/method.md, "The gap and its terms".
     """
     ran = {layer: inputs for layer, inputs in seen.items() if layer in active and not layer.fixed}
+    factors = {layer: layer.convention.divisor(inputs.m) for layer, inputs in ran.items()}
     result: dict[str, modes.Statistics] = {"own": {}}
-    if any(layer.convention.own_statistic == "ema_biased" or _factor(layer, seen) != 1 for layer in ran):
+    if any(layer.convention.own_statistic == "ema_biased" or factors[layer] != 1 for layer in ran):
+        stored = {layer: layer.stored for layer in ran if layer.stored is not None}
         result["ema_unbiased"] = {
-            layer: _unbiased(layer, inputs, layer.stored) for layer, inputs in ran.items() if layer.stored is not None
+            layer: (mean, var * factors[layer] * (bessel(ran[layer].m) if layer.convention.accumulate == "biased" else 1.0))
+            for layer, (mean, var) in stored.items()
         }
     for name in ("population_unbiased", "population_pooled"):
-        chosen: dict[NormLayer, tuple[Tensor, Tensor] | None] = {}
-        for layer, inputs in ran.items():
-            mean, var = inputs.population.statistic(name)
-            chosen[layer] = (mean, var * _factor(layer, seen))
-        result[name] = chosen
+        chosen = {layer: inputs.population.statistic(name) for layer, inputs in ran.items()}
+        result[name] = {layer: (mean, var * factors[layer]) for layer, (mean, var) in chosen.items()}
     result["batch"] = dict.fromkeys(ran)
     return result
 
@@ -175,41 +179,100 @@ def levels(
     Raises:
         UserError: a metric fails.
     """
-    runs: dict[str, Callable[[], AbstractContextManager[None]]] = {
-        name: partial(modes.evaluation, model, given) for name, given in conditions.items()
-    }
+    runs: dict[str, Run] = {name: partial(modes.evaluation, model, given) for name, given in conditions.items()}
     runs["train"] = partial(modes.training, model)
-    means = {name: Means(list(runs)) for name in metrics}
     moved, scale = dict.fromkeys(runs, 0.0), 0.0
-    for batch in source:
-        outputs = {}
-        for name, run in runs.items():
-            with run():
-                outputs[name] = answer(model, batch, source.key)
-            step()
+
+    def compare(outputs: Mapping[str, Tensor], scores: Mapping[str, Mapping[str, float]]) -> None:
+        nonlocal scale
         base = outputs["batch"]
         scale += float(base.double().square().sum())
         for name, given in outputs.items():
             moved[name] += apart(given, base)
-        for name, metric in metrics.items():
-            scores = {run: score(name, metric, given, batch.targets) for run, given in outputs.items()}
-            if math.isnan(scores["batch"]):
+        for name, values in scores.items():
+            if math.isnan(values["batch"]):
                 raise UserError(
                     f"metric: {name!r} is not finite for a batch of {source.key} on batch statistics, where the outputs "
                     "are; a function that returns a finite number for every batch expected"
                 )
-            means[name].add(list(scores.values()), batch.samples)
+
+    means = scored(model, source, metrics, runs, step, compare)
     return Levels(means, {name: math.sqrt(total / scale) if scale else 0.0 for name, total in moved.items()}, len(runs))
 
 
-def _factor(layer: NormLayer, seen: Mapping[NormLayer, Inputs]) -> float:
-    """k: c where the unbiased variance normalises, else 1."""
-    return bessel(seen[layer].m) if layer.convention.normalize == "unbiased" else 1.0
+def scored(
+    model: nn.Module,
+    source: Source,
+    metrics: Mapping[str, Metric],
+    runs: Mapping[str, Run],
+    step: Step,
+    check: Callable[[Mapping[str, Tensor], Mapping[str, Mapping[str, float]]], None] = lambda outputs, scores: None,
+) -> dict[str, Means]:
+    """Metrics under several conditions on the same batches.
+
+    Args:
+        model, source, metrics, step: as for `levels`.
+        runs: by condition.
+        check: looks at each batch's outputs by condition, and its scores by metric and condition.
+    """
+    means = {name: Means(list(runs)) for name in metrics}
+    for batch in source:
+        outputs = {}
+        for condition, run in runs.items():
+            with run():
+                outputs[condition] = answer(model, batch, source.key)
+            step()
+        scores = {
+            name: {condition: score(name, metric, given, batch.targets) for condition, given in outputs.items()}
+            for name, metric in metrics.items()
+        }
+        check(outputs, scores)
+        for name, values in scores.items():
+            means[name].add(list(values.values()), batch.samples)
+    return means
 
 
-def _unbiased(layer: NormLayer, inputs: Inputs, stored: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """K times the stored variance as if it had been accumulated unbiased, at the given batches' m."""
-    mean, var = stored
-    c = bessel(inputs.m)
-    roles = (layer.convention.accumulate == "biased", layer.convention.normalize == "unbiased")
-    return mean, var * c ** sum(roles)
+def depending_on_data_alone(model: nn.Module, layers: Sequence[NormLayer], source: Source) -> list[NormLayer]:
+    """Layers whose inputs depend on no weight: what is constant in them is constant in the data.
+
+    Asked of autograd on the first batch, which keeps nothing for a backward pass. Where that cannot tell, as in a part of
+    the model that runs without gradients, it is those that run before anything with a weight has.
+
+    Args:
+        model: within `modes.untouched`.
+        layers: its BatchNorm layers.
+        source: the batches.
+    """
+    wanted = {layer.module: layer for layer in layers}
+    weights = [weight for weight in model.parameters() if weight.is_floating_point() and weight.is_leaf]
+    former = [weight.requires_grad for weight in weights]
+    found: dict[NormLayer, bool] = {}
+    behind = False
+
+    def look(module: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        x = next(iter((*args, *named.values())))
+        tells = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        found.setdefault(wanted[module], not (x.requires_grad if tells else behind))
+
+    def note(module: nn.Module, *_: object) -> None:
+        nonlocal behind
+        behind = behind or bool(module._parameters)
+
+    hooks = [module.register_forward_pre_hook(look, with_kwargs=True) for module in wanted]
+    plain = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+    hooks += [module.register_forward_hook(note) for module in plain]
+    try:
+        batch = next(iter(source))
+        for weight in weights:
+            weight.requires_grad_(True)
+        nothing = torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lambda tensor: torch.empty(0))
+        with torch.enable_grad(), nothing, modes.evaluation(model, dict.fromkeys(layers)):
+            answer(model, batch, source.key)
+    except (UserError, RuntimeError):
+        pass  # a model that cannot run with gradients: what was seen until then
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for weight, needed in zip(weights, former, strict=True):
+            weight.requires_grad_(needed)
+    return [layer for layer, data in found.items() if data]

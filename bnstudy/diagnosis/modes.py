@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from bnstudy.batchnorm.conventions import bessel
+from bnstudy.diagnosis.moments import channels_first
 from bnstudy.diagnosis.normlayers import BatchNorm, NormLayer
 from bnstudy.errors import UserError
 
 Statistics = Mapping[NormLayer, tuple[Tensor, Tensor] | None]
 """Mean and variance for each layer to normalise by; None for the batch's own."""
-
-_STORED = ("running_mean", "running_var")
 
 
 @contextmanager
@@ -44,7 +43,7 @@ def untouched(model: nn.Module, seed: int) -> Iterator[None]:
             for module, training in modes.items():
                 module.training = training
             for name, (weight, value) in weights.items():
-                if not _equal(weight, value):
+                if not equal(weight, value):
                     changed.append(name)
                     weight.data.copy_(value)
     if changed:
@@ -113,22 +112,30 @@ def evaluation(model: nn.Module, statistics: Statistics) -> Iterator[None]:
     """Evaluation mode with the statistics of some layers replaced; the others use what they have stored.
 
     A layer without running statistics normalises by the batch's own, under its own convention: so for `None` the buffers
-    are taken away for a while, which every subclass of torch's layers understands and which changes no other behaviour.
+    are taken away for a while, which torch's forward understands and which changes no other behaviour. A layer with a
+    forward of its own is put into its own training mode instead.
 
     Args:
         model: within `untouched`.
         statistics: by layer; None for the batch's own.
     """
     model.eval()
+    trained = [layer for layer, given in statistics.items() if given is None and layer.own and not layer.fixed]
+    for layer in trained:
+        layer.module.training = True
     with _undone(model, evaluating=True), ExitStack() as stack:
         for layer, given in statistics.items():
-            if given is None and layer.fixed:
+            if given is not None:
+                layer.module._buffers.update(zip(layer.buffers, fitting(layer, given), strict=True))
+            elif layer.fixed:
                 stack.enter_context(_normalised_by_batch(layer, unbiased=False))
-            else:
-                layer.module._buffers.update(
-                    zip(_STORED, (None, None) if given is None else _fitting(layer, given), strict=True)
-                )
-        yield
+            elif layer not in trained:
+                layer.module._buffers.update(dict.fromkeys(layer.buffers))
+        try:
+            yield
+        finally:
+            for layer in trained:
+                layer.module.training = False
 
 
 @contextmanager
@@ -154,18 +161,18 @@ def other_divisor(model: nn.Module, layers: Sequence[NormLayer]) -> Iterator[Non
 @contextmanager
 def _normalised_by_batch(layer: NormLayer, unbiased: bool) -> Iterator[None]:
     """Let a layer in evaluation mode take each input's own statistics for the stored ones."""
-    former = {name: layer.module._buffers.get(name) for name in _STORED}
+    former = {name: layer.module._buffers.get(name) for name in layer.buffers}
 
     def store(module: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-        x = next(iter((*args, *named.values())))
+        x = channels_first(next(iter((*args, *named.values()))), layer.axis)
         if x.numel() == 0:  # of a branch that no sample takes
             return
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         dims = [0, *range(2, x.dim())]
         var, mean = torch.var_mean(x, dims, correction=0)
         m = x.numel() // x.size(1)
-        stored = _fitting(layer, (mean, var * bessel(m) if unbiased and m > 1 else var))
-        module._buffers.update(zip(_STORED, stored, strict=True))
+        stored = fitting(layer, (mean, var * bessel(m) if unbiased and m > 1 else var))
+        module._buffers.update(zip(layer.buffers, stored, strict=True))
 
     hook = layer.module.register_forward_pre_hook(store, with_kwargs=True)
     try:
@@ -175,7 +182,7 @@ def _normalised_by_batch(layer: NormLayer, unbiased: bool) -> Iterator[None]:
         layer.module._buffers.update(former)
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
+def equal(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors hold the same, NaN where NaN."""
     return torch.equal(one, other) or (
         one.is_floating_point()
@@ -184,9 +191,9 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     )
 
 
-def _fitting(layer: NormLayer, given: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def fitting(layer: NormLayer, given: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Statistics in the dtype that the layer takes them in: that of its stored ones or its weights, else as they are."""
-    for like in (layer.module._buffers.get(_STORED[0]), getattr(layer.module, "weight", None)):
+    for like in (layer.module._buffers.get(layer.buffers[0]), getattr(layer.module, "weight", None)):
         if isinstance(like, Tensor):
             return given[0].to(like.dtype), given[1].to(like.dtype)
     return given

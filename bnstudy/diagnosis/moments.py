@@ -29,6 +29,7 @@ class Inputs:
         call_means: μ_B of kept batches by call, (batches, calls, channels).
         between: variance of the samples' own means within a batch, divisor N − 1, (batches, channels).
         whole: which of the kept batches are as large as the largest, (batches,).
+        remainder: m of a smaller batch with which every pass ends; 0 where there is none.
         parts: calls and groups that a kept batch is the mean of; 1 for a layer that runs once on the whole batch.
     """
 
@@ -42,6 +43,7 @@ class Inputs:
     between: Tensor
     whole: Tensor
     parts: int
+    remainder: int = 0
 
     @property
     def positions(self) -> int:
@@ -74,6 +76,7 @@ class Watch:
         self._calls: dict[NormLayer, list[PopulationSums]] = {}
         self._kept: dict[NormLayer, list[_Seen]] = {}
         self._now: dict[NormLayer, _Seen] = {}
+        self._last: dict[NormLayer, int] = {}
         self._batches = 0
         self._stride = 1
         self._paused = True
@@ -94,7 +97,8 @@ class Watch:
 
     def note(self, module: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
         """Take in the input of one call; an empty one, such as of a branch that no sample takes, says nothing."""
-        layer, x = self._layers[module], next(iter((*args, *named.values())))
+        layer = self._layers[module]
+        x = channels_first(next(iter((*args, *named.values()))), layer.axis)
         if self._paused or x.numel() == 0:
             return
         if layer not in self._all:
@@ -119,15 +123,14 @@ class Watch:
 
     def end_of_batch(self) -> None:
         """Close a batch; beyond `KEPT` every third is kept, then every ninth, …: odd, so that turns stay turns."""
+        self._last = {layer: seen.m for layer, seen in self._now.items()} or self._last
         if self._batches % self._stride == 0:
             for layer, seen in self._now.items():
-                mean, var, between = (torch.stack(part).mean(0) for part in (seen.means, seen.variances, seen.between))
-                calls = [call.cpu() for call in seen.call_means]
-                self._kept[layer].append(
-                    _Seen(
-                        [mean.cpu()], [var.cpu()], [between.cpu()], seen.calls, seen.m, seen.samples, len(seen.means), calls
-                    )
+                mean, var, between = (
+                    [torch.stack(part).mean(0).cpu()] for part in (seen.means, seen.variances, seen.between)
                 )
+                calls = [call.cpu() for call in seen.call_means]
+                self._kept[layer].append(_Seen(mean, var, between, seen.calls, seen.m, seen.samples, len(seen.means), calls))
             if max(map(len, self._kept.values()), default=0) > KEPT:
                 self._kept = {layer: kept[::3] for layer, kept in self._kept.items()}
                 self._stride *= 3
@@ -153,7 +156,13 @@ class Watch:
             between=torch.stack([seen.between[0] for seen in kept]).float(),
             whole=torch.tensor([seen.m == m for seen in kept]),
             parts=max(seen.parts for seen in kept),
+            remainder=last if (last := self._last.get(layer, m)) < m and sum(seen.m < m for seen in kept) <= 1 else 0,
         )
+
+
+def channels_first(x: Tensor, axis: int) -> Tensor:
+    """An input as (N, C, *spatial), whichever dimension holds its channels."""
+    return x if axis == 1 else x.movedim(axis, 1)
 
 
 @contextmanager

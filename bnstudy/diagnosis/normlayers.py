@@ -1,9 +1,8 @@
-"""The BatchNorm layers of any model: torch's, bnstudy's, subclasses such as timm's, torchvision's frozen ones."""
+"""The BatchNorm layers of any model: torch's, bnstudy's, subclasses such as timm's, frozen ones, and others."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,8 @@ from bnstudy.batchnorm.layers import ConventionBatchNorm
 from bnstudy.errors import UserError
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
+_KNOWN = (BatchNorm.forward, nn.SyncBatchNorm.forward, ConventionBatchNorm.forward)
+"""Forward functions that are known to take each batch's own statistics where there are no running ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,12 +23,22 @@ class NormLayer:
     Args:
         names: every path at which the model holds it, the first one first.
         module: the layer itself.
-        convention: how it normalises and what it stores; torch's layers and their subclasses are `paper`.
+        convention: how it normalises and what it stores; torch's layers are `paper`.
+        buffers: names of its running mean and variance.
+        axis: the dimension of its input that holds the channels.
+        own: whether its forward is its own, or its class is none of torch's; see `bnstudy.diagnosis.own_forward`.
+        fixed: whether it normalises by stored statistics in training mode too, as torchvision's FrozenBatchNorm2d does.
+        rate: the weight of a new batch that such a layer showed; None where it has none of its own.
     """
 
     names: tuple[str, ...]
     module: nn.Module
-    convention: Convention
+    convention: Convention = CONVENTIONS["paper"]
+    buffers: tuple[str, str] = ("running_mean", "running_var")
+    axis: int = 1
+    own: bool = False
+    fixed: bool = False
+    rate: float | None = None
 
     @property
     def name(self) -> str:
@@ -35,9 +46,14 @@ class NormLayer:
         return self.names[0]
 
     @property
+    def label(self) -> str:
+        """Its name and class, for messages."""
+        return f"{self.name!r} ({type(self.module).__name__})"
+
+    @property
     def stored(self) -> tuple[Tensor, Tensor] | None:
         """Its running mean and variance, (channels,) each; None where it keeps none."""
-        mean, var = self.module._buffers.get("running_mean"), self.module._buffers.get("running_var")
+        mean, var = (self.module._buffers.get(name) for name in self.buffers)
         return None if mean is None or var is None else (mean, var)
 
     @property
@@ -48,14 +64,15 @@ class NormLayer:
 
     @property
     def eps(self) -> float:
-        """ε."""
-        return float(cast(float, self.module.eps))
+        """ε; NaN of a layer that does not tell."""
+        value = getattr(self.module, "eps", None)
+        return float(value) if isinstance(value, int | float) else float("nan")
 
     @property
     def momentum(self) -> float | None:
         """α, the weight of a new batch; None for a cumulative average, and for layers that never update."""
         value = getattr(self.module, "momentum", None)
-        return None if value is None else float(value)
+        return self.rate if self.rate is not None else None if value is None else float(value)
 
     @property
     def updates(self) -> int | None:
@@ -63,48 +80,64 @@ class NormLayer:
         count = self.module._buffers.get("num_batches_tracked")
         return None if count is None else int(count)
 
-    @property
-    def fixed(self) -> bool:
-        """Whether it normalises by stored statistics in training mode too, as torchvision's FrozenBatchNorm2d does."""
-        return not isinstance(self.module, BatchNorm)
-
 
 def norm_layers(model: nn.Module) -> list[NormLayer]:
     """The BatchNorm layers of a model in order of registration, each once.
 
     Args:
-        model: any module. Found are instances of torch's BatchNorm classes, SyncBatchNorm and subclasses included, and
-            layers that are called a BatchNorm and keep running_mean and running_var, such as FrozenBatchNorm2d.
+        model: any module. Found are instances of torch's BatchNorm classes, SyncBatchNorm and subclasses included, and,
+            marked as `own`, whatever else keeps a running mean and variance of channels in its buffers.
 
     Raises:
         UserError: the model has none; one with eps = 0; layers that are still lazy, on the meta device, TorchScript, made in
             inference mode, or spread over several GPUs.
-
-    Source: bnstudy issue 7, part 1.
     """
     _check(model)
-    found: dict[nn.Module, list[str]] = {}
+    names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        frozen = "BatchNorm" in type(module).__name__ and module._buffers.get("running_var") is not None
-        if isinstance(module, BatchNorm) or frozen:
-            found.setdefault(module, []).append(name or type(module).__name__)
-    if not found:
+        names.setdefault(module, []).append(name or type(module).__name__)
+    layers = []
+    for module, paths in names.items():
+        if isinstance(module, BatchNorm):
+            convention = module.convention if isinstance(module, ConventionBatchNorm) else CONVENTIONS["paper"]
+            own = type(module).forward not in _KNOWN or "forward" in vars(module)
+            layers.append(NormLayer(tuple(paths), module, convention, own=own))
+            if not module.eps > 0:
+                raise UserError(
+                    f"model: layer {paths[0]!r} has eps = {module.eps:g}, with which torch runs no training mode to "
+                    "compare with; set it to what the model was trained with"
+                )
+        elif (buffers := _statistics(module)) is not None:
+            frozen = "FrozenBatchNorm" in type(module).__name__
+            layers.append(NormLayer(tuple(paths), module, buffers=buffers, own=True, fixed=frozen))
+    if not layers:
+        others = [f"{paths[0]!r} ({type(module).__name__})" for module, paths in names.items() if _tracks(module)]
+        has = f"; {others[0]} keeps running statistics of another kind" if others else ""
         raise UserError(
-            f"model: {type(model).__name__} has no BatchNorm layer; a model with BatchNorm1d, 2d, 3d or a subclass expected"
+            f"model: {type(model).__name__} has no BatchNorm layer{has}; a model with BatchNorm1d, 2d, 3d or a subclass "
+            "expected"
         )
-    layers = [
-        NormLayer(
-            tuple(names), module, module.convention if isinstance(module, ConventionBatchNorm) else CONVENTIONS["paper"]
-        )
-        for module, names in found.items()
-    ]
-    for layer in layers:
-        if not layer.fixed and not layer.eps > 0:
-            raise UserError(
-                f"model: layer {layer.name!r} has eps = {layer.eps:g}, with which torch runs no training mode to compare "
-                "with; set it to what the model was trained with"
-            )
     return layers
+
+
+def _tracks(module: nn.Module) -> bool:
+    """Whether a module is an InstanceNorm with running statistics: means over samples of each one's own variance."""
+    return isinstance(module, nn.modules.instancenorm._InstanceNorm) and module.running_var is not None
+
+
+def _statistics(module: nn.Module) -> tuple[str, str] | None:
+    """The names of the buffers with a running mean and variance of channels; None where there is no such pair."""
+    vectors = {
+        name: buffer
+        for name, buffer in module._buffers.items()
+        if buffer is not None and buffer.dim() == 1 and buffer.is_floating_point()
+    }
+    means, variances = ([name for name in vectors if word in name.lower()] for word in ("mean", "var"))
+    if len(means) != 1 or len(variances) != 1 or means == variances or isinstance(module, torch.jit.ScriptModule):
+        return None
+    if vectors[means[0]].shape != vectors[variances[0]].shape or _tracks(module):
+        return None
+    return means[0], variances[0]
 
 
 def _check(model: nn.Module) -> None:

@@ -22,6 +22,7 @@ KINDS = {
     "mixed_domains": "Several domains in one layer",
     "dependent_samples": "Samples of a batch depend on each other",
     "tiny_batches": "Tiny normalisation batches",
+    "instance_statistics": "One sample a batch: training mode is instance normalisation",
     "shared_layer": "A layer shared between branches",
     "no_statistics": "No stored statistics",
     "dead_channels": "Dead channels",

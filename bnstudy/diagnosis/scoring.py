@@ -24,15 +24,14 @@ IGNORED = -100
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Share of right classes, 0 to 1; classes are dimension 1 of the outputs, targets of -100 do not count.
+    """Share of right classes, 0 to 1; targets of -100 do not count. See `_classes` for the dimension of the classes.
 
     A single logit a sample says class 1 where it is positive.
     """
     if _single_logit(outputs):
         return ((outputs > 0) == (_shaped(targets, outputs.shape) > 0.5)).double()
-    predicted = outputs.argmax(1)
-    classes = _shaped(targets, predicted.shape)
-    return (predicted == classes)[classes != IGNORED].double()
+    scores, classes = _classes(outputs, targets)
+    return (scores.argmax(1) == classes)[classes != IGNORED].double()
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -44,9 +43,8 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
         return binary_cross_entropy(outputs, targets)
     if isinstance(targets, Tensor) and targets.is_floating_point():
         return F.cross_entropy(outputs.double(), _shaped(targets, outputs.shape).double())
-    return F.cross_entropy(
-        outputs.double(), _shaped(targets, outputs.shape[:1] + outputs.shape[2:]).long(), ignore_index=IGNORED
-    )
+    scores, classes = _classes(outputs, targets)
+    return F.cross_entropy(scores.double(), classes.long(), ignore_index=IGNORED)
 
 
 def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -119,7 +117,8 @@ def default_metrics(outputs: Tensor, targets: object) -> dict[str, Metric]:
     if not isinstance(targets, Tensor) or targets.is_complex():
         return {"output_rms": output_rms}
     labels = targets.is_floating_point() or _single_logit(outputs)
-    if not labels and targets.dtype != torch.bool and _fits(targets, outputs.shape[:1] + outputs.shape[2:]):
+    shapes = (outputs.shape[:1] + outputs.shape[2:], outputs.shape[:-1])  # classes in dimension 1, or in the last one
+    if not labels and targets.dtype != torch.bool and any(_fits(targets, shape) for shape in shapes):
         return {"accuracy": accuracy, "loss": cross_entropy}
     if not _fits(targets, outputs.shape):
         return {"output_rms": output_rms}
@@ -132,6 +131,30 @@ def default_metrics(outputs: Tensor, targets: object) -> dict[str, Metric]:
     if logits and bool(((values == 0) | (values == 1)).all()):
         return {"accuracy": accuracy, "loss": cross_entropy} if _single_logit(outputs) else {"bce": binary_cross_entropy}
     return {"mse": mean_squared_error}
+
+
+def _classes(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores with the classes in dimension 1, and targets that fit: classes are dimension 1, as in torch, or the last one.
+
+    Raises:
+        ValueError: targets that fit neither, or both; a label that is no class.
+    """
+    first, last = outputs.shape[:1] + outputs.shape[2:], outputs.shape[:-1]
+    fits = [isinstance(targets, Tensor) and _fits(targets, shape) for shape in (first, last)]
+    if outputs.dim() > 2 and all(fits):
+        raise ValueError(
+            f"classes may be dimension 1 or the last one, both of {outputs.size(1)}: give a function that says which"
+        )
+    if fits[1] and not fits[0]:
+        outputs, first = outputs.movedim(-1, 1), last
+    classes = _shaped(targets, first)
+    wrong = classes[(classes != IGNORED) & ((classes < 0) | (classes >= outputs.size(1)))]
+    if wrong.numel():
+        raise ValueError(
+            f"label {wrong[0].item():g} is none of the {outputs.size(1)} classes: set what is not labelled to {IGNORED}, "
+            "or give a function with its ignore_index"
+        )
+    return outputs, classes
 
 
 def _single_logit(outputs: Tensor) -> bool:
@@ -171,8 +194,8 @@ def score(name: str, metric: Metric, outputs: Tensor, targets: Any) -> float:
         return mean if math.isfinite(mean) else math.nan
     except Exception as error:
         raise UserError(
-            f"metric: {name!r} fails on outputs of shape {tuple(outputs.shape)} ({one_line(error)}); a "
-            "function of (outputs, targets) that returns a number, or one a sample, expected"
+            f"metric: {name!r} fails on outputs of shape {tuple(outputs.shape)} ({one_line(error)}); a function of "
+            "(outputs, targets) that returns a number, or one a sample, expected"
         ) from error
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from bnstudy.diagnosis.batches import Batches
 from bnstudy.diagnosis.scoring import NAMED, Metric
 from bnstudy.errors import UserError
-from bnstudy.factories import call_factory, load_factory, traced
+from bnstudy.factories import call_factory, load_factory
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -35,17 +37,14 @@ def model_named(spec: str) -> nn.Module:
     Raises:
         UserError: no such function, it fails, or returns something else.
     """
-    model = call_factory("--model", spec, (), {}, f"{spec.rpartition(':')[2]}()")
+    model = _called("--model", spec)
     if not isinstance(model, nn.Module):
         raise UserError(f"--model: {spec!r} returns {_kind(model)}; a torch.nn.Module expected")
     return model
 
 
-class SuppliedBatches(Iterable[Any]):
-    """Batches from the function that `spec` names, as often as they are wanted.
-
-    It is called once if it returns a list, a DataLoader or anything else that can be read again, and once a pass if it
-    returns an iterator.
+def batches_named(option: str, spec: str) -> Batches:
+    """Batches from the function `spec`: what it returns, if that can be read again; else the function, for every pass.
 
     Args:
         option: what named it, for messages.
@@ -54,36 +53,13 @@ class SuppliedBatches(Iterable[Any]):
     Raises:
         UserError: no such function, or it fails, at once or later; or returns something else.
     """
-
-    def __init__(self, option: str, spec: str) -> None:
-        self._option, self._spec = option, spec
-        given = self._call()
-        self._kept = None if isinstance(given, Iterator) else given
-        self._counted: int | None = None
-
-    def __len__(self) -> int:
-        """Number of batches; TypeError where that cannot be told, as of an iterator before the first pass to its end."""
-        return len(self._kept) if self._counted is None else self._counted  # type: ignore[arg-type]
-
-    def __iter__(self) -> Iterator[Any]:
-        """A pass over them."""
-        given = self._call() if self._kept is None else self._kept
-        count = 0
-        try:
-            for batch in given:
-                count += 1
-                yield batch
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(f"{self._option}: reading batches of {self._spec!r} raises {traced(error)}") from error
-        self._counted = count
-
-    def _call(self) -> Iterable[Any]:
-        given = call_factory(self._option, self._spec, (), {}, f"{self._spec.rpartition(':')[2]}()")
-        if not isinstance(given, Iterable):
-            raise UserError(f"{self._option}: {self._spec!r} returns {_kind(given)}; an iterable of batches expected")
-        return given
+    given = _called(option, spec)
+    if not isinstance(given, Iterable):
+        raise UserError(f"{option}: {spec!r} returns {_kind(given)}; an iterable of batches expected")
+    if isinstance(given, Iterator):
+        return partial(_called, option, spec)
+    batches: Iterable[Any] = given
+    return batches
 
 
 def metric_named(name: str | None) -> str | Mapping[str, Metric] | None:
@@ -97,6 +73,10 @@ def metric_named(name: str | None) -> str | Mapping[str, Metric] | None:
     if ":" not in name:
         raise UserError(f"--metric: {name!r} is unknown; use {', '.join(NAMED)}, or pkg.module:function")
     return {name.rpartition(":")[2]: load_factory("--metric", name)}
+
+
+def _called(option: str, spec: str) -> Any:
+    return call_factory(option, spec, (), {}, f"{spec.rpartition(':')[2]}()")
 
 
 def _kind(value: object) -> str:

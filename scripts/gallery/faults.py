@@ -51,6 +51,15 @@ FAULTS = (
         (during.dependent_samples,),
     ),
     Fault(
+        "single_samples",
+        ("instance_statistics",),
+        "Each batch is one image, and training mode normalises it by its own statistics. Evaluation takes one average for "
+        "all, which is another function.",
+        "Digits enlarged to 32x32, each in its own light, one a batch.",
+        (during.single_samples,),
+        ("resnet",),
+    ),
+    Fault(
         "repeated_batch",
         ("dependent_samples",),
         "Every batch is the same. Batch means do not vary at all, so the stored unbiased variance is too large, and a "

@@ -71,6 +71,12 @@ def dependent_samples(kind: str, seed: int) -> Case:
     return Case(fit(network(subject), subject), subject.given(), f"32 frames of {clips} scenes a batch")
 
 
+def single_samples(kind: str, seed: int) -> Case:
+    """One large image a batch, each in its own light."""
+    subject = recipe(kind, seed, batch_size=1, stride=2, sampler=enlarged, epochs=3.0, learning_rate=0.02)
+    return Case(trained(subject), subject.given(), "one image of 32x32 a batch")
+
+
 def domains_by_turns(kind: str, seed: int) -> Case:
     """Two domains, a batch of each by turns."""
     return _domains(kind, seed, in_order=True)

@@ -292,7 +292,7 @@ MISTAKES = {
     ),
     "a failing loader": (
         ["--data", "mine:breaking"],
-        "--data: reading batches of 'mine:breaking' raises OSError: disk on fire",
+        "--data: reading a batch fails (OSError: disk on fire (mine.py, line ",
     ),
     "outputs that are not finite": (["--model", "mine:broken"], "--model: its outputs for batch 1"),
     "a metric that raises": (

@@ -79,7 +79,7 @@ def weigh(model: nn.Module, batches: list[torch.Tensor]) -> list:
         for batch in batches:
             model(batch)
             watch.end_of_batch()
-    reference = Reference(watch.results(), {}, {}, layers, len(batches), 0, len(batches[0]), 1)
+    reference = Reference(watch.results(), {}, {}, layers, [], len(batches), 0, len(batches[0]), 1)
     return evidence(reference, torch.Generator().manual_seed(0))
 
 

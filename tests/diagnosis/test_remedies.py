@@ -236,35 +236,65 @@ def test_a_shuffling_loader_deals_the_same_halves_in_every_pass_and_a_changing_o
     assert note.startswith("the batches differ from pass to pass")
 
 
+def pairs_of(before: np.ndarray, after: np.ndarray) -> Means:
+    means = Means(["before", "after"])
+    for pair in zip(before, after, strict=True):
+        means.add(pair, 8)
+    return means
+
+
 @pytest.mark.parametrize("direction", ["higher", "lower", None])
-@pytest.mark.parametrize("shift", [0.0, 0.02, 0.2])
+@pytest.mark.parametrize("shift", [0.0, 0.04, 0.2])
 def test_harm_is_what_a_paired_t_test_says(direction: str | None, shift: float) -> None:
     random = np.random.default_rng(0)
     before = 1 + 0.1 * random.normal(size=20)
     after = before + random.normal(scale=0.1, size=20) + (shift if direction == "lower" else -shift)
-    means = Means(["before", "after"])
-    for pair in zip(before, after, strict=True):
-        means.add(pair, 8)
+    worse = (after - before).mean() * (1 if direction == "lower" else -1) > 0.005
     p = stats.ttest_rel(before, after).pvalue
-    assert harmful("loss", means, direction) == (direction is not None and shift > 0 and p < 0.001)
+    expected = ("loss",) if direction is not None and worse and p < 0.05 else ()
+    assert harmful({"loss": pairs_of(before, after)}, {"loss": direction}) == expected
+    # Where another metric gains for certain, a doubtful harm does not count.
+    both = {"loss": pairs_of(before, after), "accuracy": pairs_of(before, before + 0.5 + 1e-3 * random.normal(size=20))}
+    expected = expected if p < 0.001 else ()
+    assert harmful(both, {"loss": direction, "accuracy": "higher"}) == expected
 
 
 @pytest.mark.parametrize(("metric", "least"), [("loss", 0.005), ("accuracy", 0.001), ("mse", 0.01 * 2.0)])
 @pytest.mark.parametrize("factor", [0.9, 1.1])
 def test_harm_too_small_to_matter_is_none(metric: str, least: float, factor: float) -> None:
-    means, random = Means(["before", "after"]), np.random.default_rng(0)
     worse = -least if metric == "accuracy" else least
-    for before in 2 - least + 1e-6 * random.normal(size=20):
-        means.add((before, before + factor * worse), 8)
-    assert harmful(metric, means, "higher" if metric == "accuracy" else "lower") == (factor > 1)
+    before = 2 - least + 1e-6 * np.random.default_rng(0).normal(size=20)
+    means = pairs_of(before, before + factor * worse)
+    direction = "higher" if metric == "accuracy" else "lower"
+    assert harmful({metric: means}, {metric: direction}) == ((metric,) if factor > 1 else ())
 
 
 def test_statistics_that_make_a_metric_nan_are_harmful_and_those_that_mend_it_are_not() -> None:
-    for pair, expected in (((0.5, math.nan), True), ((math.nan, 0.5), False), ((math.nan, math.nan), False)):
-        means = Means(["before", "after"])
-        for _ in range(3):
-            means.add(pair, 8)
-        assert harmful("loss", means, "lower") == expected
+    for pair, expected in (((0.5, math.nan), ("loss",)), ((math.nan, 0.5), ()), ((math.nan, math.nan), ())):
+        means = pairs_of(*(np.full(3, side) for side in pair))
+        assert harmful({"loss": means}, {"loss": "lower"}) == expected
+
+
+def test_statistics_that_a_buffer_cannot_hold_are_refused_with_its_name() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm1d(64), nn.Linear(64, 10))
+    wide = [(400 * inputs, targets) for inputs, targets in digits(count=12)]
+    for kind, fits in ((torch.float16, False), (torch.bfloat16, True), (torch.float32, True)):
+        data = [(inputs.to(kind), targets) for inputs, targets in wide]
+        if fits:
+            assert all(bool(value.isfinite().all()) for value in remedy(model.to(kind), data).state.values())
+            continue
+        with pytest.raises(UserError, match=r"^remedy: layer '0' stores float16, which ends at 65504, .* keep the layer in"):
+            remedy(copy.deepcopy(model).to(kind), data)
+
+
+def test_a_small_but_likely_harm_is_refused_on_an_untrained_model_too() -> None:
+    """Statistics of other batches than the held-out ones: worse, though not for certain."""
+    random = np.random.default_rng(4)
+    before = 2.3 + 0.05 * random.normal(size=25)
+    noise = random.normal(size=25)
+    after = before + 0.028 + 0.055 * (noise - noise.mean()) / noise.std(ddof=1)  # 0.028 ± 0.011
+    assert harmful({"loss": pairs_of(before, after)}, {"loss": "lower"}) == ("loss",)
 
 
 def test_a_metric_without_a_direction_is_reported_as_a_change(paper: nn.Module) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bnstudy.diagnosis.batches import Source
-from bnstudy.diagnosis.supplied import SuppliedBatches, device_named, metric_named
+from bnstudy.diagnosis.supplied import batches_named, device_named, metric_named
 from bnstudy.errors import UserError
 
 CPU = torch.device("cpu")
@@ -42,14 +42,14 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]
 
 
 def test_a_list_is_asked_for_once_and_counted_beforehand(calls: list[str]) -> None:
-    source = Source(SuppliedBatches("--data", "given_here:listed"), "batches", CPU)
+    source = Source(batches_named("--data", "given_here:listed"), "batches", CPU)
     assert source.expected == 4
     assert [len(list(source)) for _ in range(3)] == [4, 4, 4]
     assert calls == ["listed"]
 
 
 def test_an_iterator_is_asked_for_in_every_pass_and_counted_by_the_first(calls: list[str]) -> None:
-    source = Source(SuppliedBatches("--data", "given_here:streamed"), "batches", CPU)
+    source = Source(batches_named("--data", "given_here:streamed"), "batches", CPU)
     assert source.expected is None
     assert [len(list(source)) for _ in range(3)] == [5, 5, 5]
     assert source.expected == 5
@@ -58,8 +58,8 @@ def test_an_iterator_is_asked_for_in_every_pass_and_counted_by_the_first(calls: 
 
 def test_an_exception_between_batches_names_the_option_and_the_line(calls: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        list(SuppliedBatches("--held-out", "given_here:breaking"))
-    said = "--held-out: reading batches of 'given_here:breaking' raises OSError: disk on fire (given_here.py, line 12)"
+        list(Source(batches_named("--held-out", "given_here:breaking"), "held_out", CPU))
+    said = "held_out: reading a batch fails (OSError: disk on fire (given_here.py, line 12)); readable batches expected"
     assert str(caught.value) == said
 
 

@@ -59,8 +59,8 @@ def test_every_kind_of_finding_that_names_a_cause_has_its_planted_fault() -> Non
     assert {kind for each in (HEALTHY, *FAULTS) for kind in each.expected} == set(KINDS) - no_cause
 
 
-def test_every_fault_but_the_chain_is_planted_in_both_networks() -> None:
-    assert [each.name for each in FAULTS if each.models != KINDS_OF_MODEL] == ["repeated_batch"]
+def test_every_fault_but_the_chain_and_single_images_is_planted_in_both_networks() -> None:
+    assert [each.name for each in FAULTS if each.models != KINDS_OF_MODEL] == ["single_samples", "repeated_batch"]
 
 
 @pytest.mark.parametrize("kind", KINDS_OF_MODEL)

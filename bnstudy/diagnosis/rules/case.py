@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from bnstudy.analysis.figures.units import listed
@@ -69,6 +70,7 @@ class Case:
         levels: the second sweep.
         directions: by metric, "higher", "lower" (which is better) or None.
         kept_in_evaluation: layers that `model.train()` leaves in evaluation mode.
+        on_data: layers whose inputs depend on no weight; looked for where a channel is constant.
         evaluation: the same for the evaluation batches; None without.
     """
 
@@ -79,6 +81,7 @@ class Case:
     levels: Levels
     directions: Mapping[str, str | None]
     kept_in_evaluation: list[NormLayer]
+    on_data: list[NormLayer]
     evaluation: Case | None = None
 
     @property
@@ -90,6 +93,16 @@ class Case:
     def stored_unbiased(self) -> str:
         """The condition of the stored statistics as k·ema_unbiased: `own` itself where that is what the layers have."""
         return "ema_unbiased" if "ema_unbiased" in self.levels.distances else "own"
+
+    def others_with_statistics(self) -> list[str]:
+        """A sentence for each layer that is no BatchNorm, changes with the mode and keeps buffers of its own."""
+        kept = {name for name, module in self.model.named_modules() if any(map(torch.is_tensor, module._buffers.values()))}
+        return [
+            f"{name} keeps running statistics of its own, which evaluation mode uses and no BatchNorm rule can judge: "
+            "whether they were ever updated and fit the data is to be looked at first."
+            for name in self.seen.changing
+            if name.rpartition(" (")[0] in kept
+        ][:4]
 
     def effect(self, metric: str, first: str, second: str) -> Difference:
         """The difference first − second of a metric between two conditions."""

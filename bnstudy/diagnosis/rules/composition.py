@@ -67,6 +67,34 @@ def batches(case: Case) -> list[Finding]:
     return [_tiny(tiny, effect) if tiny else _alike_pixels(few, effect)]
 
 
+def single_samples(case: Case) -> list[Finding]:
+    """Batches of one sample with many positions: training mode normalises each by its own statistics."""
+    alone = [one for one in case.found if one.inputs.samples == 1 and one.inputs.positions > 1]
+    effect = case.worst("own", "batch", both_ways=True) or case.worst("population_pooled", "batch", both_ways=True)
+    if effect is None or len(alone) < len(case.found):
+        return []
+    lines = [f"{one.layer.name}: {one.inputs.positions:,} values a channel, all of one sample." for one in alone[:4]]
+    lines.append("On statistics measured again over all these batches: " + _closed(case, effect.metric))
+    summary = (
+        f"Each batch is a single sample, so in training mode {named(alone)} {'is' if len(alone) == 1 else 'are'} instance "
+        "normalisation: each sample by its own mean and variance. Evaluation normalises all by one average, which is "
+        f"another function: {effect.clause}."
+    )
+    remedy = (
+        "Put InstanceNorm in their place, with γ and β as they are (track_running_stats=False): evaluation is then what "
+        "training was. Or train again on batches of several samples, or with GroupNorm. No statistics that are stored give "
+        "what training mode gives."
+    )
+    return [finding("instance_statistics", alone, effect, summary, lines, remedy)]
+
+
+def _closed(case: Case, metric: str) -> str:
+    """A metric on statistics of all batches, beside both modes."""
+    names = {"own": "in evaluation mode", "population_pooled": "on those statistics", "batch": "on each batch's own"}
+    levels = {name: case.levels.contrast(metric, **{name: 1.0}).level(metric, error=False) for name in names}
+    return f"{metric} is " + ", ".join(f"{levels[name]} {text}" for name, text in names.items()) + "."
+
+
 def overshoot(case: Case) -> list[Finding]:
     """Batch means that vary less than those of independent samples: Bessel's correction then corrects what is not there."""
     step = case.worst("population_unbiased", "population_pooled")

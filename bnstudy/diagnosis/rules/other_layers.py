@@ -1,4 +1,4 @@
-"""Findings about dropout and its like: what they do by themselves, and to the statistics of BatchNorm layers behind them."""
+"""Findings about what is not BatchNorm: what it does by itself, and to the statistics of BatchNorm layers behind it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,24 @@ from bnstudy.diagnosis.result import Finding
 from bnstudy.diagnosis.rules.case import CERTAIN, LIKELY, Case, finding, named
 from bnstudy.diagnosis.rules.stored import distance_text, missing
 
+_OFF = "measure the statistics again with it off: `bnstudy diagnose … --recalibrate OUT`"
+
 
 def by_themselves(case: Case) -> list[Finding]:
-    """Layers other than BatchNorm that move a metric by the mode alone."""
-    # That something else than BatchNorm changes with the mode is a fact already; the question is how much.
+    """What moves a metric by the mode alone, BatchNorm on batch statistics in both."""
+    # That something changes with the mode is a fact already; the question is how much.
     effect = case.worst("batch", "train", both_ways=True, rate=LIKELY if case.seen.training else CERTAIN)
-    if effect is None or (case.kept_in_evaluation and not _drops(case)):  # a train() of its own: that is BatchNorm's
+    if effect is None or (case.kept_in_evaluation and not case.seen.changing):  # a train() of its own: that is BatchNorm's
         return []
+    lines = [f"With BatchNorm on batch statistics in both modes, {effect.metric} changes by that much."]
+    if extra := case.seen.in_training_only:
+        names = listed([layer.label for layer in extra], 4)
+        lines.append(f"BatchNorm layers that run in training mode only: {names}. So the model takes another way there.")
+    lines += case.others_with_statistics()
+    remedy = "Nothing to repair where it is meant. Compare modes with these layers off before blaming BatchNorm."
     summary = (
-        f"Not BatchNorm: {_who(case)} make training mode differ from evaluation mode by {effect.text} in {effect.metric}."
+        f"Not BatchNorm: {_who(case)} makes training mode differ from evaluation mode by {effect.text} in {effect.metric}."
     )
-    lines = [f"Held in evaluation mode while BatchNorm stays on batch statistics, {effect.metric} changes by that much."]
-    remedy = "Nothing to repair: this is what they are for. Compare modes with these layers off before blaming BatchNorm."
     return [finding("other_layers", [], effect, summary, lines, remedy)]
 
 
@@ -44,26 +50,18 @@ def variance_shift(case: Case) -> list[Finding]:
         for one, stored, still in shifted[:4]
     ]
     summary = (
-        f"{named(layers, 'stores', 'store')} the statistics of a network with {_who(case)} at work. Evaluation mode turns "
-        f"those off, and the variances behind them change: {effect.clause} for it."
+        f"{named(layers, 'stores', 'store')} the statistics of a network with {_who(case)} in training mode. In evaluation "
+        f"mode that does something else, and the variances behind it change: {effect.clause} for it."
     )
-    remedy = (
-        "Put dropout behind the last BatchNorm layer, or measure the statistics again with it off: `bnstudy diagnose … "
-        "--recalibrate OUT`."
-    )
+    if case.others_with_statistics():
+        lines += case.others_with_statistics()
+        remedy = f"Look there first. Then {_OFF.replace('it off', 'it in evaluation mode')}."
+    elif any("drop" in name.lower() for name in case.seen.changing):
+        remedy = f"Put dropout behind the last BatchNorm layer, or {_OFF}."
+    else:
+        remedy = f"Put it behind the last BatchNorm layer, or {_OFF}."
     return [finding("other_layers", layers, effect, summary, lines, remedy)]
 
 
 def _who(case: Case) -> str:
-    drops = _drops(case)
-    return listed(drops, 4) if drops else "layers other than BatchNorm"
-
-
-def _drops(case: Case) -> list[str]:
-    """Layers that drop things, by name and class."""
-    return [
-        f"{name} ({type(module).__name__})"
-        for name, module in case.model.named_modules()
-        if any(word in type(module).__name__.lower() for word in ("drop", "stochasticdepth", "noise"))
-        and getattr(module, "p", getattr(module, "drop_prob", 1)) != 0
-    ]
+    return listed(case.seen.changing, 4) if case.seen.changing else "something other than BatchNorm"

@@ -17,15 +17,16 @@ def missing(case: Case) -> list[Evidence]:
     return [one for one in tested if one.comparison.beyond_luck() < CERTAIN / len(tested)]
 
 
-def off_the_mark(case: Case, taken: set[str]) -> list[Finding]:
+def off_the_mark(case: Case, taken: set[str], noisy: bool = True) -> list[Finding]:
     """Stored statistics under which the model is worse than under those of the batches.
 
     Too large a momentum if luck explains how far they are; else what pattern they follow: towards the start values (too
-    few updates), the input's side only (other preprocessing), or none (frozen while the weights went on).
+    few updates), the input's side only (other preprocessing), or none (of which frozen statistics are one cause).
 
     Args:
         case: what was measured.
         taken: layers that other findings explain already.
+        noisy: whether the luck of a moving average may be a cause.
     """
     rest = [one for one in case.found if one.stored is not None and one.layer.name not in taken]
     far = [one for one in missing(case) if one in rest]
@@ -36,7 +37,13 @@ def off_the_mark(case: Case, taken: set[str]) -> list[Finding]:
     if not far:
         # Where layers are off for a reason already found, or for dropout, or batches are of several kinds (redrawn as if of
         # one), the effect is not that of luck.
-        alone = not taken and rest and not case.seen.training and not any(uneven(one, len(case.found)) for one in case.found)
+        alone = (
+            noisy
+            and not taken
+            and rest
+            and not case.seen.training
+            and not any(uneven(one, len(case.found)) for one in case.found)
+        )
         return [_noisy(case, rest, effect)] if alone else []
     slow = [one for one in far if _slow(one)]
     if len(slow) * 2 >= len(far):
@@ -57,13 +64,14 @@ def _only_first(rest: list[Evidence]) -> bool:
 
 
 def _slow(one: Evidence) -> bool:
-    """Whether the start values, or weights of long ago, still count in a moving average."""
+    """Whether the start values still count in a moving average: whether they fit what is stored.
+
+    The count of batches and the momentum are hints alone: neither makes a share of the start that the numbers do not show.
+    But where both say that nothing can be left of the start, what looks like it is another cause's likeness.
+    """
     stored, updates, momentum = one.comparison, one.layer.updates, one.layer.momentum
-    # What a moving average can still have of its start; a larger share of it is another cause's likeness.
-    possible = None if updates is None or not momentum else (1 - momentum) ** updates
-    if possible is not None and possible > 1e-3:
-        return True
     fits = stored.redrawn is not None and 0 < stored.start <= 1 and stored.start_explains > 0.5
+    possible = None if not updates or not momentum else (1 - momentum) ** updates
     return fits and (possible is None or possible > 0.1 * stored.start)
 
 
@@ -83,6 +91,12 @@ def _noisy(case: Case, rest: list[Evidence], effect: Difference) -> Finding:
         f"average with this momentum over such batches lies {distance_text(stored.expected)} away by luck alone, the mean "
         f"of {case.seen.batches:,} batches {distance_text(float(stored.reference.mean()))}."
     ]
+    ends = one.inputs.remainder
+    if ends and momentum:
+        lines.append(
+            f"The last batch of a pass has only {ends} values a channel, and a weight of {momentum:g} in an average that "
+            "ends with it: use drop_last=True."
+        )
     smaller = 0.1 if momentum is None or momentum > 0.3 else momentum / 10
     remedy = (
         f"A smaller momentum, {smaller:g}, or None for the mean of all batches, towards the end of training. {RECALIBRATE}."
@@ -136,20 +150,29 @@ def _stale(case: Case, far: list[Evidence], effect: Difference) -> Finding:
     counts = sorted({one.layer.updates for one in case.found if one.layer.updates is not None})
     if len(counts) > 1:
         lines.append(f"The layers have not seen equally many batches: {counts[0]:,} to {counts[-1]:,}.")
-    lines.append(
-        "Neither the start values explain it nor the luck of a moving average. Usual reasons: statistics frozen; weights "
-        "averaged or loaded without them; a learning rate so high to the end that the average lags; batches unlike "
-        "training's."
-    )
+    lines += [line for one in far if (line := _by_one_factor(one))]
+    lines += ["Neither the start values explain it nor the luck of a moving average.", *case.others_with_statistics()]
     summary = (
-        f"{named(far, 'stores', 'store')} not what the network gives on these batches as it is now: the weights went on "
-        f"and the statistics stayed behind. {effect.clause}."
+        f"{named(far, 'stores', 'store')} other statistics than the network has on these batches as it is now, and "
+        f"evaluation is worse for it: {effect.clause}. What was measured does not tell the cause: the statistics were "
+        "frozen while the weights went on, the weights were averaged or loaded without them, a tool converted or scaled "
+        "them, the learning rate was high to the end or the momentum too small to follow, or these batches are not as in "
+        "training."
     )
     remedy = (
         f"{RECALIBRATE}. After weight averaging call torch.optim.swa_utils.update_bn. If these batches are not prepared as "
         "in training, that alone would look the same: give batches as training saw them, and these as evaluation batches."
     )
     return finding("frozen", far, effect, summary, lines, remedy)
+
+
+def _by_one_factor(one: Evidence) -> str:
+    """Whether all variances of a layer are off by the same factor, which weights that moved do not make."""
+    logs = one.comparison.deviation.var[one.comparison.usable]
+    factor, spread = float(logs.mean()), float(logs.std(correction=0))
+    if abs(factor) < 0.1 or len(logs) < 2 or spread > 0.05 * abs(factor):
+        return ""
+    return f"{one.layer.name}: every variance is {math.exp(factor):.4g} times what it should be, all by one factor: a scale."
 
 
 def _adapted(far: list[Evidence], better: Difference) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from bnstudy.analysis.figures.units import listed, plural
@@ -27,11 +28,19 @@ def invalid_statistics(case: Case) -> list[Finding]:
         f"{named(bad, 'holds', 'hold')} running statistics that no data can have. Evaluation mode divides by them; "
         "training mode does not look at them, so training seems fine."
     )
+    for one in bad[:6]:
+        stored, needed = one.layer.stored, float(one.inputs.population.pooled.max())
+        if stored is not None and needed > (largest := torch.finfo(stored[1].dtype).max):
+            kind = str(stored[1].dtype).removeprefix("torch.")
+            lines.append(
+                f"{one.layer.name}: the batches have variances of up to {needed:.3g}, and {kind} ends at {largest:.5g}: "
+                "keep the layer in float32."
+            )
     remedy = (
         "Find the batch that brought the first non-finite input (one is enough: a moving average never forgets NaN) or the "
         f"tool that wrote the checkpoint. {RECALIBRATE}."
     )
-    effect = case.worst("own", "population_pooled")
+    effect = case.worst("own", "population_pooled") or case.worst("own", "batch")
     return [finding("invalid_statistics", bad, effect, summary, lines, remedy)] if bad else []
 
 
@@ -112,12 +121,10 @@ def dead_channels(case: Case) -> list[Finding]:
     """Channels whose input never varies."""
     off = [one.position for one in case.found if bool(one.zero_gain.all())]
     # Behind a layer whose every γ is 0 nothing varies any more: that layer is the finding.
-    # A feature that is constant in the data is no channel that died: there is no layer before it.
-    first = next((module for module in case.model.modules() if module._parameters or module._buffers), None)
     dead = [
         one
         for one in case.found
-        if one.layer.module is not first
+        if one.layer not in case.on_data  # a feature that is constant in the data is no channel that died
         and not bool(one.alive.all())
         and not (off and off[0] < one.position and not bool(one.alive.any()))
     ]

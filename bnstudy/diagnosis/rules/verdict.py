@@ -27,18 +27,21 @@ def findings(case: Case) -> tuple[Finding, ...]:
     frozen, shared = structural.frozen_by_design(case), composition.shared_layer(case)
     design = {name for cause in (*frozen, *shared) for name in cause.layers}
     weighed = [cause for cause in (*shared, *frozen) if cause.effect is not None]
-    alike = [] if any(cause.kind == "shared_layer" for cause in weighed) else composition.batches(case)
+    single = composition.single_samples(case)
+    shared_costs = any(cause.kind == "shared_layer" for cause in weighed)
+    alike = single or ([] if shared_costs else composition.batches(case))
     weighed += [] if hypothesis else convention.bessel_cost(case)
-    weighed += [] if measured_in_one_pass(case.found) else stored.off_the_mark(case, taken | design)
+    if not measured_in_one_pass(case.found):
+        weighed += stored.off_the_mark(case, taken | design, noisy=not single)
     weighed += other_layers.variance_shift(case)
     weighed += [cause for cause in alike if cause.effect is not None]
-    if not (certain or broken or shared):
+    if not (certain or broken or shared or single):
         weighed += composition.overshoot(case)
     weighed.sort(key=lambda cause: -_weight(case, cause))
     free = [cause for cause in (*shared, *frozen, *alike) if cause.effect is None]
     free += [*structural.no_statistics(case), *structural.dead_channels(case), *structural.zero_gain(case)]
     found = [*broken, *certain, *weighed, *free]
-    if all(cause.effect is None for cause in found) and any(one.layer.stored is not None for one in case.found):
+    if not broken and all(cause.effect is None for cause in found) and any(one.stored is not None for one in case.found):
         found = sorted([*_unexplained(case), *found], key=lambda cause: cause.kind == "not_separable")
     if not any(cause.kind == "other_layers" for cause in found):
         found += other_layers.by_themselves(case)
