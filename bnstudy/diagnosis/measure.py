@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bnstudy.batchnorm.conventions import bessel
 from bnstudy.batchnorm.population import Population
 from bnstudy.diagnosis import modes
-from bnstudy.diagnosis.batches import Source, answer, apart
+from bnstudy.diagnosis.batches import Source, answer, apart, tensors
 from bnstudy.diagnosis.measured import Measured
 from bnstudy.diagnosis.moments import Inputs, watching
 from bnstudy.diagnosis.normlayers import NormLayer
@@ -235,8 +235,8 @@ def scored(
 def depending_on_data_alone(model: nn.Module, layers: Sequence[NormLayer], source: Source) -> list[NormLayer]:
     """Layers whose inputs depend on no weight: what is constant in them is constant in the data.
 
-    Asked of autograd on the first batch, which keeps nothing for a backward pass. Where that cannot tell, as in a part of
-    the model that runs without gradients, it is those that run before anything with a weight has.
+    Asked of autograd on the first batch, which keeps nothing for a backward pass. It cannot tell behind a part of the model
+    that runs without gradients and has weights: what comes after such a part counts as depending on them.
 
     Args:
         model: within `modes.untouched`.
@@ -247,16 +247,15 @@ def depending_on_data_alone(model: nn.Module, layers: Sequence[NormLayer], sourc
     weights = [weight for weight in model.parameters() if weight.is_floating_point() and weight.is_leaf]
     former = [weight.requires_grad for weight in weights]
     found: dict[NormLayer, bool] = {}
-    behind = False
+    severed = False
 
     def look(module: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-        x = next(iter((*args, *named.values())))
-        tells = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
-        found.setdefault(wanted[module], not (x.requires_grad if tells else behind))
+        found.setdefault(wanted[module], not next(iter((*args, *named.values()))).requires_grad and not severed)
 
-    def note(module: nn.Module, *_: object) -> None:
-        nonlocal behind
-        behind = behind or bool(module._parameters)
+    def note(module: nn.Module, _: object, outputs: object) -> None:
+        nonlocal severed
+        traced = any(tensor.requires_grad for tensor in tensors(outputs))
+        severed = severed or (bool(module._parameters) and not traced)
 
     hooks = [module.register_forward_pre_hook(look, with_kwargs=True) for module in wanted]
     plain = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]

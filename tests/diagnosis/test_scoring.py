@@ -118,3 +118,31 @@ def test_a_metric_that_fails_is_one_clear_line(metric: object) -> None:
         score("mine", metric, torch.zeros(2, 2), torch.zeros(2))  # type: ignore[arg-type]
     assert "metric: 'mine' fails" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_classes_stand_in_dimension_one_or_last_and_where_both_fit_it_is_asked() -> None:
+    random = torch.Generator().manual_seed(0)
+    outputs, targets = torch.randn(6, 7, 5, generator=random), torch.randint(5, (6, 7), generator=random)
+    assert list(default_metrics(outputs, targets)) == ["accuracy", "loss"]
+    right = (outputs.argmax(-1) == targets).double().mean().item()
+    moved = outputs.movedim(-1, 1)
+    for one in (outputs, moved):
+        assert score("accuracy", accuracy, one, targets) == pytest.approx(right)
+    losses = [score("loss", cross_entropy, one, targets) for one in (outputs, moved)]
+    expected = torch.nn.functional.cross_entropy(outputs.flatten(0, 1).double(), targets.flatten()).item()
+    assert losses == pytest.approx([expected, expected])
+    for metric in (accuracy, cross_entropy):
+        with pytest.raises(UserError, match="classes may be dimension 1 or the last one, both of 5"):
+            score("mine", metric, outputs[:, :5], targets[:, :5])
+
+
+@pytest.mark.parametrize("label", [255, 5, -1])
+def test_a_label_that_is_no_class_is_told_and_not_counted_as_wrong(label: int) -> None:
+    outputs, targets = torch.randn(8, 5), torch.tensor([0, 1, 2, 3, 4, label, 0, -100])
+    for metric in (accuracy, cross_entropy):
+        with pytest.raises(UserError, match=rf"label {label} is none of the 5 classes: set what is not labelled to -100"):
+            score("mine", metric, outputs, targets)
+    targets[5] = 0
+    assert score("accuracy", accuracy, outputs, targets) == pytest.approx(
+        (outputs[:7].argmax(1) == targets[:7]).double().mean().item()
+    )
