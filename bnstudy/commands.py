@@ -109,6 +109,8 @@ def _plan_cells(configs: list[Any]) -> int:
         console.print(line, markup=False)
     for name, record in plan.failed.items():
         console.print(f"failed: {name}: {record.get('message', '')}", markup=False)
+    for name, reason in plan.damaged.items():
+        console.print(f"{name}: damaged: {reason}; `bnstudy run` trains it again", markup=False, soft_wrap=True)
     if todo := plan.to_run(configs[0].retry_failed):
         engine = configs[0].engine
         cost = estimate(todo, store, workers(engine))
@@ -139,7 +141,7 @@ def status(name: str, output_dir: Path) -> int:
     console = Console(highlight=False)
     for line in status_lines(found):
         console.print(line, markup=False, soft_wrap=True)
-    return 0 if not found.failed and not found.missing else 1
+    return 0 if not (found.failed or found.missing or found.damaged) else 1
 
 
 def report(name: str, results_dir: Path, output_dir: Path, drawn: bool = True) -> None:

@@ -30,9 +30,14 @@ def check_name(key: str, name: str, factory: str | None = None) -> str:
         UserError: one line.
     """
     unnamed = factory is not None and name == factory
-    if not _NAME.fullmatch(name.replace(":", ".", 1) if unnamed else name):
+    if not is_name(name.replace(":", ".", 1) if unnamed else name):
         raise UserError(f"{key}: {_shown(name)} is no name; use {_RULE}, the first a letter or digit")
     return name
+
+
+def is_name(text: object) -> bool:
+    """Whether `check_name` would take it; for names that come from a file."""
+    return isinstance(text, str) and _NAME.fullmatch(text) is not None
 
 
 def check_layer(key: str, name: str) -> str:

@@ -12,8 +12,14 @@ from bnstudy.analysis.gaps import gap_table, generalisation_table
 from bnstudy.analysis.schemas import OPTIONAL, checked
 from bnstudy.analysis.summary import summary_table
 from bnstudy.analysis.verdicts import study_contrasts
+from bnstudy.atomic import DamagedError
 from bnstudy.errors import UserError
-from bnstudy.sweeps.store import Record, Store, is_done
+from bnstudy.sweeps.records import WRITES_AGAIN, check_kinds
+from bnstudy.sweeps.status import damage_line, training_command
+from bnstudy.sweeps.store import Record, Store, is_damaged, is_done
+
+_FIELDS = {"dataset.name": str, "model.name": str, "model.norm": str, "batch_size": int, "variance.accumulate": str}
+"""What the configuration of a cell has at least."""
 
 
 def study_tables(store: Store, name: str) -> dict[str, pd.DataFrame]:
@@ -33,7 +39,11 @@ def study_tables(store: Store, name: str) -> dict[str, pd.DataFrame]:
     Source: docs/architecture.md, "The way of a batch size".
     """
     study = recorded_study(store, name)
-    records = {job: record for cell in study["cells"] for job in cell["jobs"] if (record := _done(store, job)) is not None}
+    found = {job: store.record(job) for job in dict.fromkeys(job for cell in study["cells"] for job in cell["jobs"])}
+    for job, record in found.items():
+        if record is not None and is_damaged(record):
+            raise UserError(damage_line(job, record["message"], training_command(study)))
+    records = {job: record for job, record in found.items() if record is not None and is_done(record)}
     if not records:
         raise UserError(f"{name}: none of its jobs is done in {str(store.root)!r}; run it with `bnstudy run`")
     planned = cell_columns({cell["training"]: cell["fields"] for cell in study["cells"]})
@@ -46,7 +56,7 @@ def study_tables(store: Store, name: str) -> dict[str, pd.DataFrame]:
                 conventions[job].append(label)
     tables = {"jobs": _jobs(records, cells)}
     for table in ("metrics", "distances", "layers"):
-        parts = [_with_cell(store.table(job, table), cells.loc[job]) for job in records]
+        parts = [_with_cell(store.table(job, table, records[job]), cells.loc[job]) for job in records]
         tables[table] = pd.concat([part for part in parts if not part.empty] or parts[:1], ignore_index=True)
     for table in OPTIONAL:
         if "statistic" not in tables[table]:
@@ -60,20 +70,21 @@ def study_tables(store: Store, name: str) -> dict[str, pd.DataFrame]:
 
 
 def recorded_study(store: Store, name: str) -> Record:
-    """What a study consists of.
+    """What a study consists of, with all that its tables need.
 
     Raises:
-        UserError: no such study.
+        UserError: no such study, or its record is damaged.
     """
     study = store.study(name)
     if study is None:
         raise UserError(f"{name}: no study of that name in {str(store.root)!r}; run it with `bnstudy run`")
+    try:
+        check_kinds(study, {"command": str, "study_fields": dict})
+        for cell in study["cells"]:
+            check_kinds(cell["fields"], _FIELDS)
+    except DamagedError as error:
+        raise error.told(store.studies / f"{name}.json", WRITES_AGAIN) from error
     return study
-
-
-def _done(store: Store, job: str) -> Record | None:
-    record = store.record(job)
-    return record if is_done(record) else None
 
 
 def _with_cell(table: pd.DataFrame, cell: pd.Series[Any]) -> pd.DataFrame:

@@ -6,16 +6,17 @@ import contextlib
 import fcntl
 import json
 import os
-import tempfile
+import stat
 import threading
 import time
-import uuid
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from bnstudy.atomic import DamagedError, set_aside, temporary_name
+from bnstudy.errors import UserError
+from bnstudy.liveness import birth, this_machine
 from bnstudy.sweeps.store import Record, hostname, read_json
 
 HEARTBEAT = 1.0
@@ -84,10 +85,10 @@ def acquire(folder: Path, job: str, status: Callable[[], Record] = dict) -> Clai
     path = folder / f"{job}.json"
     _remove_if_dead(path)
     pid = os.getpid()
-    where = {"host": hostname(), "machine": _machine(), "pid": pid, "born": _birth(pid)}
+    where = {"host": hostname(), "machine": this_machine(), "pid": pid, "born": birth(pid)}
     holder: Record = {"job": job, **where, "since": time.time()}
-    temporary = folder / f".{uuid.uuid4().hex}"
-    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
+    temporary = temporary_name(path)
+    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666)
     try:
         os.pwrite(descriptor, _encode(holder | status()), 0)
         os.link(temporary, path)
@@ -103,37 +104,60 @@ def acquire(folder: Path, job: str, status: Callable[[], Record] = dict) -> Clai
 
 
 def living(folder: Path) -> dict[str, Record]:
-    """Claims whose holders are alive, by job."""
-    if not folder.is_dir():
-        return {}
+    """Claims whose holders are alive, by job: `host`, `pid`, `since`, `step` and `steps`, whatever else they say.
+
+    One that cannot be understood counts as alive until it is too old, as it does for whoever wants the job.
+    """
     found = {}
-    for path in folder.glob("*.json"):
-        record = read_json(path)
-        if record is not None and not _is_dead(path, record, _clock_or_own):
-            found[path.stem] = record
+    for path in sorted(folder.glob("*.json")):
+        record = _read(path)
+        if not _is_dead(path, record, _clock_or_own):
+            since, pid = record.get("since"), record.get("pid")
+            found[path.stem] = {
+                "host": str(record.get("host", "?"))[:100],
+                "pid": pid if isinstance(pid, int) else "?",
+                "since": float(since) if isinstance(since, int | float) else time.time(),
+                **{key: _whole(record.get(key)) for key in ("step", "steps")},
+            }
     return found
 
 
+def _read(path: Path) -> Record:
+    """A claim; nothing where it is none: a host that crashed may leave such a one, and its age decides."""
+    try:
+        return {} if path.is_symlink() else read_json(path) or {}
+    except (DamagedError, UserError, OSError):
+        return {}
+
+
+def _whole(number: object) -> int:
+    return number if isinstance(number, int) else 0
+
+
 def _remove_if_dead(path: Path) -> None:
-    record = read_json(path) or {}  # a host that crashed may leave one that cannot be read: its age decides
+    record = _read(path)
     if not _is_dead(path, record):
         return
     # Of several that find it dead, one at a time looks whether it is still there; a fresh claim is another file.
-    with contextlib.suppress(FileNotFoundError), open(path, "r+b" if os.access(path, os.W_OK) else "rb") as file:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        now = read_json(path) or {}
-        unchanged = (now.get("pid"), now.get("since")) == (record.get("pid"), record.get("since"))
-        if unchanged and os.path.samestat(os.stat(path), os.fstat(file.fileno())):
-            path.unlink()
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.lstat(path).st_mode):  # nobody claims a job with such a thing
+            set_aside(path, path.parent.parent / "damaged")
+            return
+        with open(path, "r+b" if os.access(path, os.W_OK) else "rb") as file:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            now = _read(path)
+            unchanged = (now.get("pid"), now.get("since")) == (record.get("pid"), record.get("since"))
+            if unchanged and os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+                path.unlink()
 
 
 def _is_dead(path: Path, record: Record, clock: Callable[[Path], float] | None = None) -> bool:
-    if record.get("host") == hostname() and record.get("machine", _machine()) == _machine():
-        pid = int(record.get("pid", 0))
-        return _birth(pid) is None or _birth(pid) != record.get("born")
+    pid = record.get("pid")
+    if record.get("host") == hostname() and record.get("machine", this_machine()) == this_machine() and type(pid) is int:
+        return birth(pid) is None or birth(pid) != record.get("born")
     try:
-        seen = path.stat().st_mtime
+        seen = os.lstat(path).st_mtime
     except FileNotFoundError:
         return False
     return (clock or _clock)(path.parent) - seen > EXPIRY
@@ -141,8 +165,13 @@ def _is_dead(path: Path, record: Record, clock: Callable[[Path], float] | None =
 
 def _clock(folder: Path) -> float:
     """The file server's own time, so that hosts need not agree on theirs."""
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock") as file:
-        return os.fstat(file.fileno()).st_mtime
+    path = temporary_name(folder / "clock")
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        return os.fstat(descriptor).st_mtime
+    finally:
+        os.close(descriptor)
+        path.unlink(missing_ok=True)
 
 
 def _clock_or_own(folder: Path) -> float:
@@ -151,38 +180,6 @@ def _clock_or_own(folder: Path) -> float:
         return _clock(folder)
     except OSError:
         return time.time()
-
-
-@lru_cache(maxsize=1)
-def _machine() -> str:
-    """The machine since it was started, and the space of its process numbers: containers may share a host name."""
-    try:
-        started = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{started} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
-def _birth(pid: int) -> str | None:
-    """When a process of this machine started, in the kernel's ticks; tells it from a later one of the same number."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        if Path("/proc").is_dir():
-            return None
-        return _birth_without_proc(pid)
-    fields = text.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else fields[19]
-
-
-def _birth_without_proc(pid: int) -> str | None:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        return "running"
-    return "running"
 
 
 def _encode(record: dict[str, Any]) -> bytes:

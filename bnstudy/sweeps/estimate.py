@@ -95,8 +95,8 @@ def _known(store: Store) -> tuple[dict[tuple[Any, ...], float], int]:
     rates: dict[tuple[Any, ...], list[float]] = {}
     sizes = []
     for name in store.job_names():
-        record = store.record(name)
-        if record is None or not is_done(record) or not record.get("steps"):
+        record = store.record(name, tables=False)
+        if record is None or not is_done(record) or not record["steps"]:
             continue
         config = record["config"]
         kind = _kind(config["dataset"], config["model"], config["batch_size"], len(record["seeds"]))

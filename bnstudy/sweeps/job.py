@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import os
@@ -74,6 +75,10 @@ def run_job(job: Job, root: str, source: Record, attempt: int = 1) -> Outcome:
     with claim:
         if (record := store.record(job.id)) is not None and is_settled(job, record):
             return recorded(job, record)  # ended between planning and claiming
+        try:
+            store.make_room(job.id, record)
+        except OSError as error:
+            return _unsaved(job, root, error)
         common = {
             "training": job.training,
             "seeds": list(job.seeds),
@@ -88,7 +93,7 @@ def run_job(job: Job, root: str, source: Record, attempt: int = 1) -> Outcome:
         }
         try:
             tables, result = _measure(job, progress, store.checkpoints / f"{job.id}.safetensors")
-            status, message = "done", ""
+            status, message = "done", result.pop("note")
         except Exception as error:
             tables, status, message = {}, "failed", one_line(error)
             result = {"message": message, "traceback": traceback.format_exc()}
@@ -99,7 +104,8 @@ def run_job(job: Job, root: str, source: Record, attempt: int = 1) -> Outcome:
             store.save(job.id, tables, common | {"status": status, "ended": ended, "seconds": ended - started} | result)
         except OSError as error:
             return _unsaved(job, root, error)
-        (store.checkpoints / f"{job.id}.safetensors").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (store.checkpoints / f"{job.id}.safetensors").unlink(missing_ok=True)
     return Outcome(job.id, status, message, ended - started)
 
 
@@ -125,7 +131,7 @@ def _measure(job: Job, progress: Record, checkpoint: Path) -> tuple[dict[str, pd
     for table in tables.values():
         table.insert(0, "job", job.id)
     steps = {str(seed): step for seed, step in measured.diverged.items()}
-    return tables, {"diverged": steps, "steps": job.steps, "threads": torch.get_num_threads()}
+    return tables, {"diverged": steps, "steps": job.steps, "threads": torch.get_num_threads(), "note": measured.note}
 
 
 def _dataset(config: DatasetConfig, device: str) -> Dataset:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from bnstudy.batchnorm.conventions import RESCALED, Convention
@@ -13,7 +13,7 @@ from bnstudy.sweeps.checks import seed_list
 from bnstudy.sweeps.config import Config
 from bnstudy.sweeps.identity import job_id, training_fields, training_id
 from bnstudy.sweeps.redaction import redacted_fields
-from bnstudy.sweeps.store import LAYOUT, Record, Store, is_done
+from bnstudy.sweeps.store import LAYOUT, Record, Store, is_damaged, is_done
 from bnstudy.training.config import VarianceConfig
 from bnstudy.training.data import describe
 from bnstudy.training.keys import Role, keys, lookup, replaced
@@ -79,6 +79,7 @@ class Plan:
         done, failed: the jobs that ended, with their records.
         missing: the others.
         foreign: jobs in the store under a needed name that another layout of the store wrote.
+        damaged: jobs in the store that are not what was written, and what is wrong with them; they are missing.
     """
 
     cells: list[Cell]
@@ -87,6 +88,7 @@ class Plan:
     failed: dict[str, Record]
     missing: list[Job]
     foreign: list[str]
+    damaged: dict[str, str] = field(default_factory=dict)
 
     def to_run(self, retry_failed: bool) -> list[Job]:
         """The jobs that a run starts: the missing ones, and those that failed where they are to be tried again."""
@@ -196,6 +198,8 @@ def _enter(plan: Plan, job: Job, record: Record | None) -> None:
         plan.failed[job.id] = record
         job = dataclasses.replace(job, failed=record.get("started"))
     else:
+        if record is not None and is_damaged(record):
+            plan.damaged[job.id] = str(record["message"])
         plan.missing.append(job)
     plan.jobs.append(job)
 

@@ -110,14 +110,17 @@ def _spatial(config: Config, shape: DatasetShape) -> dict[str, int]:
 
 def plan_changes(plan: Plan, store: Store, name: str) -> list[str]:
     """What a study's jobs were when it was last run, if they are others now: its YAML or the command has changed."""
-    before = store.study(name)
+    try:
+        before = store.study(name)
+    except UserError as error:  # it is about to be written again
+        return [str(error)]
     if before is None:
         return []
     old = {job for cell in before["cells"] for job in cell["jobs"]}
     new = {job.id for job in plan.jobs}
     lines = []
     if gone := sorted(old - new):
-        kept = sum(store.record(job) is not None for job in gone)
+        kept = sum(store.record(job, tables=False) is not None for job in gone)
         lines.append(f"{name}: {len(gone)} jobs of its last run no longer belong ({kept} of them ran and stay in the store)")
     if gone and (added := len(new - old)):
         lines.append(f"{name}: {len(new & old)} jobs still belong, {added} are new")

@@ -56,6 +56,10 @@ class Display:
             self.console.print(
                 f"{name}: written by another version of bnstudy; it is trained again", highlight=False, soft_wrap=True
             )
+        for name, reason in plan.damaged.items():
+            self.console.print(
+                f"{name}: damaged: {reason}; it is trained again", highlight=False, markup=False, soft_wrap=True
+            )
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -94,7 +98,7 @@ class Display:
         self.ended.add(outcome.job)
         self.progress.update(self.overall, description=self._standing())
         ended = sum(self.counts.values())
-        if not good:
+        if not good or outcome.message:
             self.console.print(
                 f"{outcome.job}: {outcome.status}: {outcome.message}", highlight=False, markup=False, soft_wrap=True
             )

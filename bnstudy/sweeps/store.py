@@ -3,47 +3,39 @@
 OUTPUT/jobs/ID/*.parquet, job.json     a job's tables; job.json is written last and says "done" or "failed"
 OUTPUT/studies/NAME.json               which cells and jobs a study consists of
 OUTPUT/claims/ID.json                  who is working on a job, with a heartbeat
+OUTPUT/damaged/                        what was not as it was written, moved out of the way
 """
 
 from __future__ import annotations
 
-import json
+import errno
 import os
 import socket
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from bnstudy.atomic import atomic_file
+from bnstudy.atomic import DamagedError, set_aside, sweep
 from bnstudy.errors import UserError
 from bnstudy.names import check_name
+from bnstudy.sweeps.records import LAYOUT, Record, job_record, read_json, study_record, write_json
+from bnstudy.sweeps.tablefiles import read_table, write_table
 
-Record = dict[str, Any]
-LAYOUT = 1
-"""Raised when files of the store change their form; a job of another layout is named, never misread."""
+if TYPE_CHECKING:
+    import pandas as pd
 
-
-def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record atomically."""
-    with atomic_file(path) as file:
-        file.write((json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def read_json(path: Path) -> Record | None:
-    """A record, or None where there is none or it cannot be read."""
-    try:
-        record = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) else None
+__all__ = ["LAYOUT", "Record", "Store", "hostname", "is_done", "read_json", "store_option", "write_json"]
 
 
 def is_done(record: Record | None) -> bool:
     """Whether a job's record says that its tables are complete, in the form that this code reads."""
     return record is not None and record.get("status") == "done" and record.get("layout") == LAYOUT
+
+
+def is_damaged(record: Record | None) -> bool:
+    """Whether a job's record or one of its tables is not what was written; `message` says which, and how."""
+    return record is not None and record.get("status") == "damaged" and record.get("layout") == LAYOUT
 
 
 class Store:
@@ -61,50 +53,100 @@ class Store:
         self.checkpoints = self.root / "checkpoints"
 
     def require_writable(self) -> None:
-        """Refuse a folder that cannot be written, before anything is trained.
+        """Refuse a folder that cannot be written, before anything is trained; clear away what killed processes began.
 
         Raises:
             UserError: with the folder and the system's reason.
         """
+        folders = (self.jobs, self.studies, self.claims, self.checkpoints)
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root):
-                pass
+            for folder in (self.root, *folders):
+                if folder == self.root or os.path.lexists(folder):
+                    folder.mkdir(parents=True, exist_ok=True)
+                    with tempfile.TemporaryFile(dir=folder):
+                        pass
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise UserError(
-                f"output_dir: {str(self.root)!r} cannot be written ({reason}); use a folder you may write to"
-            ) from error
+            raise self.not_writable(error) from error
+        sweep(*folders[1:])
 
-    def record(self, job: str) -> Record | None:
-        """What a finished job says of itself: "status" is "done" or "failed"; None while it is missing."""
-        return read_json(self.jobs / job / "job.json")
+    def not_writable(self, error: OSError) -> UserError:
+        """What to say where the system refuses to write."""
+        hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "use a folder you may write to"
+        return UserError(f"output_dir: {str(self.root)!r} cannot be written ({error.strerror or error}); {hint}")
 
-    def job_names(self) -> list[str]:
-        """Jobs with a folder, whether finished or not."""
-        return sorted(entry.name for entry in os.scandir(self.jobs) if entry.is_dir()) if self.jobs.is_dir() else []
+    def record(self, job: str, tables: bool = True) -> Record | None:
+        """What a finished job says of itself: "status" is "done", "failed" or "damaged"; None while it is missing.
 
-    def save(self, job: str, tables: Mapping[str, pd.DataFrame], record: Record) -> None:
-        """Write a job's tables, then its record: the job exists from then on."""
-        folder = self.jobs / job
-        for name, table in tables.items():
-            with atomic_file(folder / f"{name}.parquet") as file:
-                table.to_parquet(file, index=False)
-        write_json(folder / "job.json", {"layout": LAYOUT, "job": job, **record})
-
-    def table(self, job: str, name: str) -> pd.DataFrame:
-        """One table of a finished job.
+        Args:
+            job: its name.
+            tables: look at its tables, too, and call it damaged where they are not what was written.
 
         Raises:
-            UserError: missing or damaged.
+            UserError: a file cannot be read now, which does not make the job missing.
         """
+        return job_record(self.jobs / job, tables)
+
+    def job_names(self) -> list[str]:
+        """Jobs with a folder, whether finished or not.
+
+        Raises:
+            UserError: the folder of jobs cannot be read.
+        """
+        try:
+            return sorted(entry.name for entry in os.scandir(self.jobs) if not entry.name.startswith("."))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise UserError(f"output_dir: {self.jobs} cannot be read ({error.strerror}); make it readable") from error
+
+    def save(self, job: str, tables: Mapping[str, pd.DataFrame], record: Record) -> None:
+        """Write a job's tables, then its record, with what their readers will check: the job exists from then on."""
+        folder = self.jobs / job
+        sweep(folder)
+        files = {f"{name}.parquet": write_table(folder / f"{name}.parquet", table) for name, table in tables.items()}
+        write_json(folder / "job.json", {"layout": LAYOUT, "job": job, **record, "files": files})
+
+    def make_room(self, job: str, record: Record | None) -> None:
+        """Move a damaged job, or one of another layout, out of the way to OUTPUT/damaged, so that it can be trained again.
+
+        Args:
+            job: its name.
+            record: what `record` says of it.
+
+        Raises:
+            OSError: from the system.
+        """
+        there = self.jobs / job
+        if os.path.isdir(there) and (record is None or (record["layout"] == LAYOUT and not is_damaged(record))):
+            return  # it was begun, or has failed: its files are written over
+        if os.path.lexists(there):
+            set_aside(there, self.root / "damaged")
+
+    def table(self, job: str, name: str, record: Record | None = None) -> pd.DataFrame:
+        """One table of a finished job.
+
+        Args:
+            job: its name.
+            name: "metrics", "distances" or "layers".
+            record: the job's, where it is known.
+
+        Raises:
+            UserError: missing, damaged, of another job, or it cannot be read now.
+        """
+        record = record or self.record(job, tables=False) or {}
         path = self.jobs / job / f"{name}.parquet"
         try:
-            return pd.read_parquet(path)
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"output_dir: {path} is missing or damaged; remove the folder {path.parent} and run the study again"
-            ) from error
+            table = read_table(path, record["files"][path.name] if "files" in record else None)
+            if "job" not in table:
+                raise DamagedError("lacks the column 'job'")
+            if others := set(table["job"]) - {job}:
+                raise DamagedError(f"has the rows of {min(map(str, others))[:100]!r}")
+            seeds, planned = set(table.get("seed", ())), set(record.get("seeds", ()))
+            if planned and (seeds - planned or (name == "metrics" and planned - seeds)):
+                raise DamagedError("has other seeds than its job")
+        except DamagedError as error:
+            raise error.told(path, f"remove the folder {path.parent} and run the study again") from error
+        return table
 
     def save_study(self, name: str, record: Record) -> None:
         """Write down what a study consists of."""
@@ -114,9 +156,9 @@ class Store:
         """What a study consists of, or None.
 
         Raises:
-            UserError: what cannot be a study's name.
+            UserError: it is damaged or cannot be read now; what cannot be a study's name.
         """
-        return read_json(self.studies / f"{check_name('name', name)}.json")
+        return study_record(self.studies / f"{check_name('name', name)}.json")
 
 
 def store_option(root: Path | str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from bnstudy.analysis.schemas import TERMS
+from bnstudy.atomic import DamagedError
 from bnstudy.errors import first_line
 from bnstudy.metric import metric_of, metrics_for, primary_metric
 from bnstudy.sweeps.store import Record, read_json, write_json
@@ -224,7 +225,10 @@ def save(study: Record, server: str, memory: Path, layers: tuple[str, ...] = ())
     Raises:
         ConnectionError: the server refused, or took longer than a minute; one line says what.
     """
-    known = read_json(memory) or {}
+    try:
+        known = read_json(memory) or {}
+    except DamagedError:
+        known = {}  # then they are made anew
     saved = known.setdefault(server, {})
     try:
         with _within(_WAIT):

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bnstudy.atomic import DamagedError
 from bnstudy.names import check_name
-from bnstudy.sweeps.store import read_json, write_json
+from bnstudy.sweeps.records import check_kinds, read_json, write_json
 
 Entry = dict[str, Any]
+_FOLDER = re.compile(r"(offline-)?run-[\w.-]+")
 
 
 class Ledger:
@@ -58,8 +61,16 @@ class Ledger:
 
     def entries(self, job: str) -> dict[str, Entry]:
         """Runs of a job that were written completely, by id."""
-        record = read_json(self._path(job))
-        return dict(record["runs"]) if record else {}
+        try:
+            record = read_json(self._path(job)) or {}
+            runs = record.get("runs")
+            for entry in runs.values() if isinstance(runs, dict) else ():
+                check_kinds(entry, {"digest": str, "folder": str, "servers": list})
+                if not _FOLDER.fullmatch(entry["folder"]):
+                    raise DamagedError("names a folder that W&B does not make")
+        except DamagedError:
+            return {}  # what cannot be read counts as not written: it is written again
+        return dict(runs) if isinstance(runs, dict) else {}
 
     def jobs(self) -> list[str]:
         """Jobs of which something was written."""
@@ -74,8 +85,9 @@ class Ledger:
 
         Servers here are destinations as `sending.destination` names them.
         """
-        entries = self.entries(job).values()
-        return sum(server is None or server in entry["servers"] for entry in entries) >= count
+        entries = self.entries(job)
+        there = [run for run, entry in entries.items() if entry["servers"] or self.run_file(run, entry) is not None]
+        return sum(server is None or server in entries[run]["servers"] for run in there) >= count
 
     def sent(self, job: str, runs: Mapping[str, Entry], server: str) -> None:
         """Record that a server has these runs, except those that were written again in the meantime."""
@@ -87,9 +99,14 @@ class Ledger:
                     latest["servers"].append(server)
             self.save(job, entries)
 
-    def run_file(self, entry: Entry) -> Path | None:
-        """W&B's log of a written run, unless it was cleaned away."""
-        return next(iter(sorted((self.folder / "wandb" / entry["folder"]).glob("run-*.wandb"))), None)
+    def run_file(self, run: str, entry: Entry) -> Path | None:
+        """W&B's log of a written run, unless it was cleaned away, or is not as long as it was when it was written."""
+        file = self.folder / "wandb" / entry["folder"] / f"run-{run}.wandb"
+        try:
+            size = file.stat().st_size
+        except OSError:
+            return None
+        return file if size and size == entry.get("bytes", size) else None
 
     def remove(self, runs: Iterable[str]) -> None:
         """Remove every folder of some runs: unfinished ones of a killed process, and those with old content."""

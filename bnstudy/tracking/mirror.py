@@ -16,7 +16,8 @@ from bnstudy.batchnorm.conventions import ARMS
 from bnstudy.errors import UserError
 from bnstudy.metric import metrics_for
 from bnstudy.sweeps.config import Config
-from bnstudy.sweeps.store import Record, Store, is_done
+from bnstudy.sweeps.status import damage_line, training_command
+from bnstudy.sweeps.store import Record, Store, is_damaged, is_done
 from bnstudy.tracking.record import MirroredRun, run_id, short
 from bnstudy.training.keys import Role, keys
 from bnstudy.training.schedule import steps_per_epoch
@@ -62,9 +63,13 @@ class StudyMirror:
         return {convention_of(cell["fields"]): cell["fields"] for cell in self.cells if job in cell["jobs"]}
 
     def run_ids(self, job: str) -> list[str]:
-        """Ids of a job's runs, whether mirrored or not; none for a job that is not done."""
-        record = self.store.record(job)
-        if record is None or not is_done(record):
+        """Ids of a job's runs, whether mirrored or not; none for a job that is not done.
+
+        Raises:
+            UserError: the job is damaged.
+        """
+        record = self._done(job)
+        if record is None:
             return []
         names = self.conventions(job)
         return [run_id(self.name, record["training"], name, seed) for name in names for seed in record["seeds"]]
@@ -73,17 +78,17 @@ class StudyMirror:
         """A job's runs, one for each convention and seed; none unless the job is done.
 
         Raises:
-            UserError: a damaged table.
+            UserError: the job is damaged.
         """
-        record = self.store.record(job)
-        if record is None or not is_done(record):
+        record = self._done(job)
+        if record is None:
             return []
         cell = dict(self.columns.loc[str(record["training"])].items())
-        metrics = self.store.table(job, "metrics").assign(**{name: cell[name] for name in CELL})
+        metrics = self.store.table(job, "metrics", record).assign(**{name: cell[name] for name in CELL})
         conventions = self.conventions(job)
         gaps = gap_table(metrics, {job: list(conventions)})
         generalisation = generalisation_table(metrics, {job: list(conventions)})
-        layers = self._layers(job)
+        layers = self._layers(job, record)
         group = short(cell_label(cell))
         leading = (next(iter(conventions)), record["seeds"][0]) if job == self.leads[record["training"]] else None
         found = []
@@ -120,16 +125,22 @@ class StudyMirror:
         """BatchNorm layers of the study's networks that were probed."""
         names: dict[str, None] = {}
         for job in self.leads.values():
-            layers = self._layers(job)
+            record = self._done(job)
+            layers = pd.DataFrame() if record is None else self._layers(job, record)
             names |= dict.fromkeys(layers["layer"]) if len(layers) else {}
         return tuple(names)
 
-    def _layers(self, job: str) -> pd.DataFrame:
-        """Layer probes of a job; empty where it has none, such as a job of an older version."""
-        try:
-            table = self.store.table(job, "layers")
-        except UserError:
+    def _done(self, job: str) -> Record | None:
+        record = self.store.record(job)
+        if is_damaged(record):
+            raise UserError(damage_line(job, (record or {})["message"], training_command(self.record)))
+        return record if is_done(record) else None
+
+    def _layers(self, job: str, record: Record) -> pd.DataFrame:
+        """Layer probes of a job; empty where there are none, or it is older than they are."""
+        if "files" not in record and "probe_batches" not in record["config"]:
             return pd.DataFrame()
+        table = self.store.table(job, "layers", record)
         return table if "statistic" in table else pd.DataFrame()
 
 

@@ -116,7 +116,7 @@ def _unsent(ledger: Ledger, jobs: Mapping[str, Sequence[str]], place: str) -> li
     unsent = []
     for job, runs in jobs.items():
         for run, entry in ledger.entries(job).items():
-            if run in runs and place not in entry["servers"] and (file := ledger.run_file(entry)) is not None:
+            if run in runs and place not in entry["servers"] and (file := ledger.run_file(run, entry)) is not None:
                 unsent.append(_Unsent(job, run, entry, file))
     return unsent
 

@@ -56,14 +56,15 @@ def write_runs(ledger: Ledger, job: str, runs: Sequence[MirroredRun], heard: Cal
         with ledger.lock():
             entries = ledger.entries(job)
             digests = {run.id: run.digest() for run in runs}
-            todo = [run for run in runs if not _there(ledger, entries.get(run.id), digests[run.id])]
+            todo = [run for run in runs if not _there(ledger, run.id, entries.get(run.id), digests[run.id])]
             if not todo:
                 return 0
             ledger.remove(run.id for run in todo)
             with _environment(ledger.folder):
                 for start in range(0, len(todo), RUNS_OPEN):
-                    for run, folder in _write(todo[start : start + RUNS_OPEN], ledger.folder, heard):
-                        entries[run] = {"digest": digests[run], "folder": folder, "servers": []}
+                    for run, file in _write(todo[start : start + RUNS_OPEN], ledger.folder, heard):
+                        facts = {"folder": file.parent.name, "bytes": file.stat().st_size}
+                        entries[run] = {"digest": digests[run], **facts, "servers": []}
             ledger.save(job, entries)
             return len(todo)
     except (OSError, NotWrittenError) as error:
@@ -71,12 +72,16 @@ def write_runs(ledger: Ledger, job: str, runs: Sequence[MirroredRun], heard: Cal
         raise NotWrittenError(f"cannot write runs ({reason})") from error
 
 
-def _there(ledger: Ledger, entry: Entry | None, digest: str) -> bool:
-    # A folder that was sent may be cleaned away (`wandb clean`).
-    return entry is not None and entry["digest"] == digest and (bool(entry["servers"]) or ledger.run_file(entry) is not None)
+def _there(ledger: Ledger, run: str, entry: Entry | None, digest: str) -> bool:
+    if entry is None or entry["digest"] != digest:
+        return False
+    if entry["servers"]:
+        return True  # a folder that was sent may be cleaned away (`wandb clean`)
+    file = ledger.run_file(run, entry)
+    return file is not None and is_finished(file)
 
 
-def _write(batch: Sequence[MirroredRun], root: Path, heard: Callable[[], None]) -> list[tuple[str, str]]:
+def _write(batch: Sequence[MirroredRun], root: Path, heard: Callable[[], None]) -> list[tuple[str, Path]]:
     open_runs: list[tuple[MirroredRun, Any, Path]] = []
     try:
         import wandb
@@ -127,7 +132,7 @@ def _write(batch: Sequence[MirroredRun], root: Path, heard: Callable[[], None]) 
                 time.sleep(0.01)
                 continue
             raise NotWrittenError(f"the log of {run.id} is cut short; is the disk full?")
-    return [(run.id, file.parent.name) for run, _, file in open_runs]
+    return [(run.id, file) for run, _, file in open_runs]
 
 
 def _log(run: MirroredRun, opened: Any, wandb: Any) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from bnstudy.atomic import atomic_file
+from bnstudy.atomic import DamagedError, atomic_file
+from bnstudy.training.config import TrainingConfig
 from bnstudy.training.loop import Training
 
 Row = dict[str, Any]
@@ -25,7 +29,7 @@ def save_checkpoint(training: Training, rows: list[Row], path: Path) -> None:
         rows: the `metrics` rows so far.
         path: a safetensors file, replaced atomically.
 
-    Source: bnstudy issue 3, part 4.
+    Source: docs/architecture.md, "Faults and secrets".
     """
     tensors = {f"model.{name}": tensor for name, tensor in _model_tensors(training).items()}
     state = training.optimizer.state_dict()
@@ -36,26 +40,31 @@ def save_checkpoint(training: Training, rows: list[Row], path: Path) -> None:
     facts = {"epoch": training.epoch, "step": training.step, "diverged": training.diverged, "rows": rows}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_file(path) as file:
-        file.write(safetensors.torch.save(contiguous, {"training": json.dumps(facts)}))
+        text = json.dumps(facts)
+        seal = _seal(training, text, contiguous)
+        file.write(safetensors.torch.save(contiguous, {"training": text, "seal": seal}))
 
 
 def load_checkpoint(training: Training, path: Path) -> list[Row]:
     """Put a fresh training of the same configuration and seeds where the checkpoint stood.
 
     Returns:
-        The rows so far; none, with the training untouched, if there is no checkpoint or it cannot be read.
+        The rows so far; none if there is no checkpoint.
+
+    Raises:
+        DamagedError: it is not what was written, or was written by another training; this one is untouched then.
     """
     try:
         with safetensors.safe_open(path, "pt") as file:
-            facts = json.loads(file.metadata()["training"])
+            metadata = file.metadata() or {}
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError):
+    except FileNotFoundError:
         return []
-    if any(
-        tensors.get(f"model.{name}", tensor.new_empty(0)).shape != tensor.shape
-        for name, tensor in _model_tensors(training).items()
-    ):
-        return []
+    except Exception as error:  # whatever a reader of damaged bytes stumbles over
+        raise DamagedError("cannot be read") from error
+    if metadata.get("seal") != _seal(training, metadata.get("training", ""), tensors):
+        raise DamagedError("is not what this training wrote")
+    facts = json.loads(metadata["training"])
     for name, tensor in _model_tensors(training).items():
         tensor.detach().copy_(tensors[f"model.{name}"])
     state = training.optimizer.state_dict()
@@ -76,6 +85,17 @@ def load_checkpoint(training: Training, path: Path) -> list[Row]:
     training.take_up(facts["epoch"], facts["step"], facts["diverged"])
     rows: list[Row] = facts["rows"]
     return rows
+
+
+def _seal(training: Training, text: str, tensors: Mapping[str, Tensor]) -> str:
+    """A digest of a checkpoint and of what it belongs to: configuration and seeds."""
+    config = dataclasses.asdict(training.config)
+    plain = {field.name: config[field.name] for field in dataclasses.fields(TrainingConfig)}
+    digest = hashlib.sha256(json.dumps([plain, training.seeds, text], sort_keys=True, default=str).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _model_tensors(training: Training) -> dict[str, Tensor]:

@@ -8,8 +8,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from bnstudy.sweeps.config import Config, EngineConfig
 from bnstudy.sweeps.engines.local import run_local
 from bnstudy.sweeps.plan import recorded_cells
 from bnstudy.sweeps.planning import plan_study
-from bnstudy.sweeps.provenance import source_state
+from bnstudy.sweeps.provenance import machine, source_state, versions
 from bnstudy.sweeps.store import Store
 from bnstudy.training.config import OptimizerConfig, VarianceConfig
 from bnstudy.training.data import load_dataset
@@ -97,9 +98,11 @@ def done_study(root: Path, batch_sizes: Sequence[int], rates: Sequence[float]) -
         for rate in rates
     ]
     plan, store = plan_study(configs)
-    row = pd.DataFrame({"seed": [0]})
+    origin = {"source": source_state(), "versions": versions(), "machine": machine()}
     for job in plan.jobs:
-        record = {"training": job.training, "seeds": list(job.seeds), "status": "done", "steps": job.steps, "seconds": 1.0}
-        Store(root).save(job.id, {"metrics": row, "distances": row}, record)
+        rows = pd.DataFrame({"job": job.id, "seed": job.seeds})
+        record: dict[str, Any] = origin | {"training": job.training, "seeds": list(job.seeds), "config": asdict(job.config)}
+        record |= {"status": "done", "steps": job.steps, "seconds": 1.0, "threads": 1, "diverged": {}}
+        Store(root).save(job.id, dict.fromkeys(("metrics", "distances", "layers"), rows), record)
     store.save_study("done", {"command": "", "planned": time.time(), "source": {}, "cells": recorded_cells(plan)})
     return len(plan.cells), len(plan.jobs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from bnstudy.analysis.report.sheets import MOST_ROWS, sheets
 from bnstudy.analysis.report.write import write_report
 from bnstudy.analysis.subject import subject_of
 from bnstudy.errors import UserError
+from bnstudy.sweeps.store import write_json
 from tests.analysis.synthetic import Study, study, with_null_arm
 from tests.pages import Page
 
@@ -56,13 +58,37 @@ def test_the_same_study_gives_the_same_bytes(folder: Path, tmp_path: Path) -> No
 
 
 def test_figures_of_an_earlier_report_go_and_other_files_stay(tmp_path: Path) -> None:
-    for name in ("figures/old.svg", "figures/old.png", "tables/old.tex", "figures/notes.txt", "metrics.parquet"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("")
-    write_report(tmp_path, *study(conventions=(), baselines=("group",), sizes=(2,), seeds=2))
-    kept = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert {"figures/notes.txt", "metrics.parquet"} <= kept
-    assert not kept & {"figures/old.svg", "figures/old.png", "tables/old.tex"}
+    old, new = study(sizes=(2,), seeds=2), study(conventions=(), baselines=("group",), sizes=(2,), seeds=2)
+    first = set(write_report(tmp_path, *old))
+    own = [tmp_path / name for name in ("figures/mine.svg", "figures/mine.png", "tables/mine.tex", "notes.html")]
+    for path in own:
+        path.write_text("somebody's")
+    second = set(write_report(tmp_path, *new))
+    gone = sorted(first - second)
+    assert len(gone) > 2
+    assert not any(path.exists() for path in gone)
+    assert all(path.read_text() == "somebody's" for path in own)
+
+
+def test_a_file_of_a_report_that_somebody_has_changed_stays_when_the_next_one_has_none(tmp_path: Path) -> None:
+    first = set(write_report(tmp_path, *study(sizes=(2,), seeds=2)))
+    new = study(conventions=(), baselines=("group",), sizes=(2,), seeds=2)
+    other = {path.relative_to(tmp_path / "other") for path in write_report(tmp_path / "other", *new)}
+    changed, gone = sorted(path for path in first if path.relative_to(tmp_path) not in other)[:2]
+    changed.write_text("edited by hand")
+    write_report(tmp_path, *new)
+    assert changed.read_text() == "edited by hand"
+    assert not gone.exists()
+
+
+def test_a_manifest_that_names_files_elsewhere_removes_nothing_there(tmp_path: Path) -> None:
+    outside = tmp_path / "outside.svg"
+    outside.write_text("somebody's")
+    digest = hashlib.sha256(b"somebody's").hexdigest()
+    names = ("../outside.svg", str(outside), "figures/../../outside.svg")
+    write_json(tmp_path / "x" / "report.json", {"files": {name: {"sha256": digest} for name in names}})
+    write_report(tmp_path / "x", *study(conventions=(), baselines=("group",), sizes=(2,), seeds=2))
+    assert outside.exists()
 
 
 def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:

@@ -56,13 +56,15 @@ def test_a_damaged_file_of_a_job_is_told_by_name(tmp_path: Path, store: Store) -
     shutil.copytree(store.root, tmp_path / "copy")
     path = tmp_path / "copy" / "jobs" / store.job_names()[0] / "metrics.parquet"
     path.write_bytes(path.read_bytes()[:99])
-    assert f"{path} is missing or damaged" in refusal("tiny", tmp_path, tmp_path / "copy")
+    text = refusal("tiny", tmp_path, tmp_path / "copy")
+    assert text.startswith(f"{path.parent.name}: damaged: metrics.parquet has 99 bytes instead of ")
+    assert text.endswith("; `bnstudy run +experiments=tiny` trains it again")
 
 
 def test_a_damaged_file_of_the_results_is_told_by_name(results: Path, tmp_path: Path) -> None:
     path = results / "tiny" / "summary.parquet"
     path.write_bytes(b"PAR1")
-    assert refusal("tiny", results, tmp_path / "nothing").startswith(f"{path}: missing or damaged")
+    assert refusal("tiny", results, tmp_path / "nothing").startswith(f"{path}: damaged: it has 4 bytes instead of ")
 
 
 def test_damaged_provenance_is_told_by_name(results: Path, tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -142,12 +144,57 @@ def test_a_study_that_is_nowhere_is_told_with_both_places(tmp_path: Path) -> Non
 def test_a_damaged_file_is_told_by_name(results: Path, name: str) -> None:
     path = results / "tiny" / f"{name}.parquet"
     path.write_bytes(path.read_bytes()[:100])
-    assert refusal("tiny", results) == f"{path}: missing or damaged; build it again with `bnstudy report tiny`"
+    text = refusal("tiny", results)
+    assert text.startswith(f"{path}: damaged: it has 100 bytes instead of ")
+    assert "; build it again with `bnstudy report tiny` where its raw runs are" in text
+    path.unlink()
+    assert refusal("tiny", results).startswith(f"{path}: damaged: it is missing; ")
+
+
+def without_digests(results: Path) -> None:
+    """What older results have."""
+    path = results / "tiny" / "provenance.json"
+    write_json(path, {key: value for key, value in json.loads(path.read_text()).items() if key != "files"})
+
+
+def test_older_results_without_digests_are_loaded_and_checked_against_their_provenance(
+    results: Path, tables: Tables, tmp_path: Path
+) -> None:
+    without_digests(results)
+    for name, table in load("tiny", results).items():
+        assert_frame_equal(table, tables[name], check_exact=True)
+    for name in ("metrics", "gaps", "jobs", "layers"):
+        path = results / "tiny" / f"{name}.parquet"
+        whole = path.read_bytes()
+        tables[name].assign(job="0123456789ab-s0-1").to_parquet(path, index=False)
+        assert refusal("tiny", results).startswith(f"{path}: damaged: it has other jobs than its provenance.json; ")
+        path.write_bytes(whole[: len(whole) // 2])
+        assert refusal("tiny", results).startswith(f"{path}: damaged: it is no table; ")
+        path.write_bytes(whole)
+    tables["jobs"][1:].to_parquet(results / "tiny" / "jobs.parquet", index=False)
+    assert "jobs.parquet: damaged: it has other jobs" in refusal("tiny", results)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "it is no JSON"), ("[]", "it is no record"), ("{}", "it lacks 'study'"),
+        ('{"study": "tiny"}', "it lacks 'cells'"),
+        ('{"study": "other", "cells": []}', "it is of 'other'"), ('{"study": "tiny", "cells": [3]}', "it has no record"),
+        ('{"study": "tiny", "cells": [], "files": []}', "it has no sound 'files'"),
+    ],
+)  # fmt: skip
+def test_damaged_provenance_is_told_before_any_table_is_read(results: Path, content: str, reason: str) -> None:
+    path = results / "tiny" / "provenance.json"
+    path.write_text(content)
+    assert refusal("tiny", results).startswith(f"{path}: damaged: {reason}")
 
 
 def test_a_wrong_value_is_told_with_its_file(results: Path, tables: Tables) -> None:
     path = results / "tiny" / "metrics.parquet"
     tables["metrics"].assign(accuracy=7.0).to_parquet(path, index=False)
+    assert refusal("tiny", results).startswith(f"{path}: damaged: it has ")
+    without_digests(results)
     assert refusal("tiny", results).startswith(f"{path}: not a table of 'metrics': ")
 
 
@@ -166,11 +213,43 @@ def test_tables_of_an_older_study_of_that_name_do_not_come_back(results: Path, s
 def test_a_page_that_an_older_version_wrote_does_not_outlive_its_numbers(
     results: Path, store: Store, tables: Tables
 ) -> None:
-    (results / "tiny" / "summary.md").write_text("# tiny")
+    page = results / "tiny" / "summary.md"
+    page.write_text("# tiny\n\n## How it was run\n\n- Command: `x`\n")
     write_results(results / "tiny", tables, provenance_of(store, "tiny"))
-    assert not (results / "tiny" / "summary.md").exists()
+    assert not page.exists()
+    page.write_text("# tiny\n\nNotes of my own\n")
+    write_results(results / "tiny", tables, provenance_of(store, "tiny"))
+    assert page.exists()
+
+
+def test_a_table_that_is_no_longer_written_goes_unless_somebody_has_changed_it(
+    results: Path, store: Store, tables: Tables
+) -> None:
+    fewer = {name: table for name, table in tables.items() if name not in ("distances", "layers")}
+    (results / "tiny" / "layers.parquet").write_bytes(b"of somebody else")
+    (results / "tiny" / "notes.parquet").write_bytes(b"mine")
+    write_results(results / "tiny", fewer, provenance_of(store, "tiny"))
+    assert not (results / "tiny" / "distances.parquet").exists()
+    assert (results / "tiny" / "layers.parquet").read_bytes() == b"of somebody else"
+    assert (results / "tiny" / "notes.parquet").read_bytes() == b"mine"
+    assert set(load("tiny", results)) == set(fewer)
+
+
+@pytest.mark.parametrize("written", [{"study": "other"}, {"frameworks": {}}])
+def test_a_folder_of_other_results_is_not_written_over(
+    tmp_path: Path, store: Store, tables: Tables, written: dict[str, Any]
+) -> None:
+    write_json(tmp_path / "tiny" / "provenance.json", written)
+    with pytest.raises(UserError, match=r"^name: 'tiny' is taken; .* holds other results, so use another name$"):
+        write_results(tmp_path / "tiny", tables, provenance_of(store, "tiny"))
+    assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["provenance.json"]
 
 
 def test_provenance_is_written_as_readable_json(results: Path, store: Store) -> None:
     stored = json.loads((results / "tiny" / "provenance.json").read_text())
+    files = stored.pop("files")
     assert stored == json.loads(json.dumps(provenance_of(store, "tiny")))
+    assert set(files) == {f"{name}.parquet" for name in TABLES}
+    for name, facts in files.items():
+        data = (results / "tiny" / name).read_bytes()
+        assert (facts["bytes"], facts["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())

@@ -14,7 +14,7 @@ from bnstudy.analysis.schemas import CELL, TABLES
 from bnstudy.analysis.tables import recorded_study, study_tables
 from bnstudy.batchnorm.conventions import CONVENTIONS
 from bnstudy.errors import UserError
-from bnstudy.sweeps.store import LAYOUT, Store, write_json
+from bnstudy.sweeps.store import LAYOUT, Store, read_json, write_json
 from bnstudy.training.config import DatasetConfig
 from tests.analysis.studies import run_study
 from tests.tiny import tiny
@@ -193,7 +193,7 @@ def test_what_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
     (job,) = store.job_names()
     record = store.record(job)
     assert record is not None
-    for other in (record | {"status": "failed"}, record | {"layout": LAYOUT + 1}):
+    for other in (record | {"status": "failed", "message": "ValueError: x"}, record | {"layout": LAYOUT + 1}):
         write_json(store.jobs / job / "job.json", other)
         assert message(store).startswith("tiny: none of its jobs is done")
 
@@ -204,9 +204,12 @@ def test_a_damaged_or_wrong_raw_table_is_told_in_one_line(tmp_path: Path) -> Non
     path = store.jobs / job / "metrics.parquet"
     good = pd.read_parquet(path)
     good.assign(accuracy=2.0).to_parquet(path, index=False)
+    assert message(store).startswith(f"{job}: damaged: metrics.parquet has ")
+    record = read_json(path.parent / "job.json") or {}
+    write_json(path.parent / "job.json", {key: value for key, value in record.items() if key != "files"})
     assert message(store).startswith("metrics: not a table of 'metrics': ")
     path.write_bytes(b"PAR1")
-    assert str(path) in message(store)
+    assert message(store).startswith(f"{job}: damaged: metrics.parquet is no table; ")
 
 
 def test_a_studys_record_is_plain_json(store: Store) -> None:

@@ -18,7 +18,8 @@ from bnstudy.sweeps.claims import living
 from bnstudy.sweeps.config import EngineConfig
 from bnstudy.sweeps.engines.local import run_local
 from bnstudy.sweeps.store import Store
-from tests.sweeps.test_job import SOURCE, job_of
+from tests.records import SOURCE
+from tests.sweeps.test_job import job_of
 
 
 def until(condition: Callable[[], Any]) -> Any:

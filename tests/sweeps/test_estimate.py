@@ -8,7 +8,8 @@ from bnstudy.sweeps.estimate import estimate
 from bnstudy.sweeps.job import run_job
 from bnstudy.sweeps.store import LAYOUT, Store, write_json
 from bnstudy.training.config import DatasetConfig
-from tests.sweeps.test_job import SOURCE, job_of
+from tests.records import SOURCE
+from tests.sweeps.test_job import job_of
 
 
 def test_a_job_that_cannot_be_begun_is_named_in_a_line_and_the_others_are_estimated(tmp_path: Path) -> None:

@@ -16,9 +16,8 @@ from bnstudy.sweeps.job import run_job
 from bnstudy.sweeps.plan import Job, canonical
 from bnstudy.sweeps.store import LAYOUT, Store, write_json
 from bnstudy.training.config import DatasetConfig
+from tests.records import SOURCE, save_done
 from tests.tiny import tiny
-
-SOURCE = {"bnstudy": "0", "commit": None, "dirty": None}
 
 
 def job_of(seeds: tuple[int, ...] = (0, 1), variance: str = "paper", **changes: Any) -> Job:
@@ -133,7 +132,7 @@ def test_a_job_that_was_taken_over_is_saved_by_one_of_the_two(
         other = acquire(store.claims, job.id) if holder == "alive" else None
         assert (other is not None) == (holder == "alive")
         if holder == "finished":
-            store.save(job.id, {}, {"status": "done", "by": "another"})
+            save_done(store, job.id, job.seeds, by="another")
         return measure(*arguments)
 
     monkeypatch.setattr(module, "_measure", silent)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +15,7 @@ from bnstudy.sweeps.config import Config
 from bnstudy.sweeps.identity import training_id
 from bnstudy.sweeps.plan import Effort, Plan, blocks, canonical, cell_fields, make_plan
 from bnstudy.sweeps.store import LAYOUT, Store, write_json
+from tests.records import save_done
 from tests.tiny import tiny
 
 
@@ -27,7 +27,7 @@ def planned(configs: list[Config], store: Store, size: int = 16, cost: dict[str,
 def finish(plan: Plan, store: Store, **record: Any) -> None:
     """What running every missing job leaves in the store."""
     for job in plan.missing:
-        store.save(job.id, {"metrics": pd.DataFrame()}, {"status": "done", "seeds": list(job.seeds), **record})
+        save_done(store, job.id, job.seeds, **record)
 
 
 @pytest.fixture
@@ -149,12 +149,23 @@ def test_the_longest_job_comes_first(store: Store) -> None:
 def test_a_failed_job_is_told_apart_from_a_missing_and_a_done_one(store: Store) -> None:
     plan = planned([tiny(seeds=3)], store, size=1)
     store.save(plan.jobs[0].id, {}, {"status": "failed", "seeds": [0], "message": "ValueError: x"})
-    store.save(plan.jobs[1].id, {}, {"status": "done", "seeds": [1]})
+    save_done(store, plan.jobs[1].id, [1])
     again = planned([tiny(seeds=3)], store, size=1)
     assert list(again.failed) == [plan.jobs[0].id]
     assert list(again.done) == [plan.jobs[1].id]
     assert [job.id for job in again.missing] == [plan.jobs[2].id]
     assert again.foreign == []
+
+
+def test_a_damaged_job_is_named_with_what_is_wrong_and_is_missing(store: Store) -> None:
+    plan = planned([tiny(seeds=2)], store, size=1)
+    finish(plan, store)
+    first, second = plan.jobs
+    (store.jobs / first.id / "layers.parquet").unlink()
+    again = planned([tiny(seeds=2)], store, size=1)
+    assert again.damaged == {first.id: "layers.parquet is missing"}
+    assert list(again.done) == [second.id]
+    assert again.missing == [first]
 
 
 @pytest.mark.parametrize("status", ["done", "failed"])

@@ -13,7 +13,8 @@ from bnstudy.sweeps.job import run_job
 from bnstudy.sweeps.provenance import command_line
 from bnstudy.sweeps.redaction import redacted, redacted_fields
 from bnstudy.sweeps.store import Store
-from tests.sweeps.test_job import SOURCE, job_of
+from tests.records import SOURCE
+from tests.sweeps.test_job import job_of
 
 KEY = "0123456789abcdef" * 2 + "01234567"
 

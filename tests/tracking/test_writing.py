@@ -149,7 +149,7 @@ def test_a_run_whose_writer_was_killed_is_written_again_and_is_there_once(study:
     ledger, runs = Ledger(root, "tiny"), study.runs(job)
     count = len(run_files(root, "tiny"))
     entries = ledger.entries(job)
-    victim = ledger.run_file(entries[runs[0].id])
+    victim = ledger.run_file(runs[0].id, entries[runs[0].id])
     assert victim is not None
     log = victim.read_bytes()
     for cut in (0, 3, len(log) // 2, len(log) - 1):

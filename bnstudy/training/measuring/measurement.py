@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from bnstudy.atomic import DamagedError
 from bnstudy.batchnorm.conventions import MATCHED_STATISTICS, STATISTICS
 from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.batchnorm.population import Population
@@ -79,12 +80,14 @@ class Measurements:
         distances: rows (seed, split, statistic, reference, flip_rate, rms_distance, kl) of the last epoch.
         layers: rows of `bnstudy.training.measuring.probes.probe_layers`; none without BatchNorm or with `probe_batches` 0.
         diverged: seed → first step with a non-finite loss, for the seeds that diverged.
+        note: one line on a checkpoint that could not be used.
     """
 
     metrics: list[Row]
     distances: list[Row]
     layers: list[Row]
     diverged: dict[int, int]
+    note: str = ""
 
 
 def measure_block(
@@ -114,7 +117,12 @@ def measure_block(
     Source: docs/method.md, "Statistics" and "The gap and its terms".
     """
     training = Training(config, dataset, seeds)
-    rows = [] if checkpoint is None else load_checkpoint(training, checkpoint.path)
+    rows: list[Row] = []
+    note = ""
+    try:
+        rows = [] if checkpoint is None else load_checkpoint(training, checkpoint.path)
+    except DamagedError as error:
+        note = f"its checkpoint {error}, so it was trained from the beginning"
     saved = time.monotonic()
     progress(training.step)
     while not training.finished:
@@ -133,7 +141,7 @@ def measure_block(
         if training.diverged[index] is None and all(math.isnan(row[metric]) for metric in metrics_for(dataset.task)):
             training.diverged[index] = training.step
     diverged = {seed: step for seed, step in zip(training.seeds, training.diverged, strict=True) if step is not None}
-    return Measurements(rows + final, distance_rows, layers, diverged)
+    return Measurements(rows + final, distance_rows, layers, diverged, note)
 
 
 def _final(training: Training) -> tuple[list[Row], list[Row], list[Row]]:
