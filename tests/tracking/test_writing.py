@@ -196,7 +196,9 @@ def test_runs_of_a_study_with_the_longest_name_are_written_with_their_tables(stu
 
 def test_a_job_that_is_not_done_has_no_runs(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.save_study("empty", {"cells": [{"training": "t", "jobs": ["t-s0-0"], "fields": _fields()}]})
+    store.save_study(
+        "empty", {"command": "", "study_fields": {}, "cells": [{"training": "t", "jobs": ["t-s0-0"], "fields": _fields()}]}
+    )
     assert StudyMirror(store, "empty").runs("t-s0-0") == []
 
 
