@@ -83,7 +83,7 @@ ALIASES: dict[str, str] = {"pytorch": "paper", "karpathy": "consistent_unbiased"
 
 RESCALED = "consistent_biased_rescaled"
 """The identity control, no convention of its own: `consistent_biased` with γ/√c and ε/c, which is the function that
-`consistent_unbiased` computes with γ and ε (`bnstudy.training.networks.rescaling`)."""
+`consistent_unbiased` computes with γ and ε (`bnstudy.training.networks.arms`)."""
 ARMS: dict[str, Convention] = {**CONVENTIONS, RESCALED: CONVENTIONS["consistent_biased"]}
 """Every arm of a study by name: the conventions, and the control."""
 

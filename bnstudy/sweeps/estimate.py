@@ -135,7 +135,7 @@ def _samples(job: Job) -> int:
 def _begin(job: Job) -> tuple[float, float]:
     """Seconds a step, and seconds of the measurements after the last epoch."""
     from bnstudy.training.data import load_dataset
-    from bnstudy.training.measuring.measurement import measure_block
+    from bnstudy.training.measuring import measure_block
 
     prepare_process(job.config.engine.threads)
     config = dataclasses.replace(job.config, steps=_PROBE_STEPS)

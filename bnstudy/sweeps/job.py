@@ -117,7 +117,7 @@ def recorded(job: Job, record: Record) -> Outcome:
 def _measure(job: Job, progress: Record, checkpoint: Path) -> tuple[dict[str, pd.DataFrame], Record]:
     import torch
 
-    from bnstudy.training.measuring.measurement import Checkpointing, measure_block
+    from bnstudy.training.measuring import Checkpointing, measure_block
 
     prepare_process(job.config.engine.threads)
     dataset = _dataset(job.config.dataset, job.config.device)

@@ -16,7 +16,6 @@ from bnstudy.sweeps.store import Store
 from bnstudy.training.checks import check_values_per_channel
 from bnstudy.training.data import DatasetShape, require_files
 from bnstudy.training.imported import with_imports
-from bnstudy.training.networks.grouping import block_size
 from bnstudy.training.schedule import total_steps
 
 _OF_THE_STUDY = ("name", "output_dir", "results_dir", "tracking", "device")
@@ -73,39 +72,21 @@ def _efforts(configs: Sequence[Config], shapes: Sequence[DatasetShape]) -> dict[
     Raises:
         UserError: data that are not there, a network that cannot be built, or a layer with one value per channel.
     """
+    from bnstudy.training.networks import block_size, network_facts
+
     efforts: dict[str, Effort] = {}
-    networks: dict[tuple[object, ...], dict[str, int]] = {}  # building one takes longer than all the rest
     for config, shape in zip(configs, shapes, strict=True):
         if (training := training_id(config)) not in efforts:
             require_files(config.dataset)
-            network = (repr(config.model), shape.input_shape, shape.outputs)
-            if network not in networks:
-                networks[network] = _spatial(config, shape)
-            check_values_per_channel(config, shape, networks[network])
-            efforts[training] = _effort(config, shape, networks[network])
+            facts = network_facts(config.model, shape.input_shape, shape.outputs)
+            for layer in facts.positions:
+                check_layer("model.factory", layer)
+            check_values_per_channel(config, shape, facts.positions)
+            block, steps = block_size(config, facts), total_steps(config, shape.train_samples)
+            # Only an order is needed here: the longest first. A step costs a call for each layer, and its samples' work.
+            work = sum(facts.positions.values()) * config.model.width * config.batch_size
+            efforts[training] = Effort(block, steps, steps * ((len(facts.positions) + 1) * _CALL / block + work))
     return efforts
-
-
-def _effort(config: Config, shape: DatasetShape, spatial: dict[str, int]) -> Effort:
-    block, steps = block_size(config, shape), total_steps(config, shape.train_samples)
-    # Only an order is needed here: the longest first. A step costs a call for each layer, and its samples' work.
-    work = sum(spatial.values()) * config.model.width * config.batch_size
-    return Effort(block, steps, steps * ((len(spatial) + 1) * _CALL / block + work))
-
-
-def _spatial(config: Config, shape: DatasetShape) -> dict[str, int]:
-    """For every BatchNorm layer the values per channel of one sample."""
-    from bnstudy.training.networks.imported import check_imported
-    from bnstudy.training.networks.models import build_model, values_per_channel
-
-    if config.model.imported:
-        check_imported(config.model, shape.input_shape, shape.outputs)
-    # Positions do not depend on the width, and a network too large for this machine is its job's affair.
-    narrow = dataclasses.replace(config.model, width=min(config.model.width, 8))
-    spatial = values_per_channel(build_model(narrow, shape.input_shape, shape.outputs, seed=0), shape.input_shape, 1)
-    for layer in spatial:
-        check_layer("model.factory", layer)
-    return spatial
 
 
 def plan_changes(plan: Plan, store: Store, name: str) -> list[str]:

@@ -148,20 +148,20 @@ def _check_port(config: TrainingConfig, shape: DatasetShape) -> None:
         raise UserError(f"port.epochs: {port.epochs} leaves nothing of {key}={total} for fine-tuning; use {fitting}")
 
 
-def check_values_per_channel(config: TrainingConfig, shape: DatasetShape, spatial: dict[str, int]) -> None:
+def check_values_per_channel(config: TrainingConfig, shape: DatasetShape, positions: dict[str, int]) -> None:
     """Refuse a batch, a ghost batch, a last partial batch or a test split that leaves a layer one value per channel.
 
     Args:
         config: what is to be trained.
         shape: its data set's shape.
-        spatial: for every BatchNorm layer the values per channel of one sample (H·W; 1 for features).
+        positions: for every BatchNorm layer the values per channel of one sample (H·W; 1 for features).
 
     Raises:
         UserError: with the sizes that would do.
 
     Source: bnstudy issue 2.
     """
-    ones = [layer for layer, values in spatial.items() if values == 1]
+    ones = [layer for layer, values in positions.items() if values == 1]
     if not ones:
         return
     where = f"one value per channel in layer '{ones[0]}' of model {config.model.name!r}"

@@ -103,7 +103,7 @@ class VarianceConfig:
         normalize: "biased" or "unbiased", the variance that normalises a training batch.
         accumulate: "biased" or "unbiased", the variance stored for inference.
         rescaled: whether this is the identity control, for which both variances are biased; see
-            `bnstudy.training.networks.rescaling`.
+            `bnstudy.training.networks.arms`.
     """
 
     name: str = field(default="paper", metadata=SELECTION)

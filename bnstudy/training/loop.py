@@ -20,11 +20,9 @@ from bnstudy.training.config import TrainingConfig
 from bnstudy.training.data.batches import chunks, crop_flip, draw_order, gather
 from bnstudy.training.data.dataset import Dataset
 from bnstudy.training.measuring.metrics import measure
-from bnstudy.training.networks.models import build_model, values_per_channel
-from bnstudy.training.networks.port import port
+from bnstudy.training.networks.arms import port, rescale
+from bnstudy.training.networks.models import build_model, network_facts
 from bnstudy.training.networks.replicas import replicate
-from bnstudy.training.networks.rescaling import rescale
-from bnstudy.training.networks.stacking import unstackable
 from bnstudy.training.optimization import build_optimizer
 from bnstudy.training.schedule import batch_sizes, learning_rates, steps_per_epoch, total_steps
 from bnstudy.training.seeds import generator, own_random_numbers
@@ -73,7 +71,7 @@ class Training:
         epoch, step: how far the training has come.
         diverged: for each replica the first step (from 1) whose loss was not finite, or None.
 
-    Source: bnstudy issue 2, parts 6 and 7.
+    Source: docs/method.md, "Replicas and pairing".
     """
 
     def __init__(self, config: TrainingConfig, dataset: Dataset, seeds: Sequence[int]) -> None:
@@ -81,7 +79,7 @@ class Training:
         self.device = dataset.train.inputs.device
         self.convention = Convention(config.variance.normalize, config.variance.accumulate)
         if config.model.imported and len(self.seeds) > 1:
-            reason = unstackable(config.model, dataset.input_shape, dataset.outputs)
+            reason = network_facts(config.model, dataset.input_shape, dataset.outputs).unstackable
             if reason is not None:
                 raise UserError(f"replicas: {len(self.seeds)} networks cannot train as one module ({reason}); use 1")
         ported = config.port.variance is not None
@@ -105,7 +103,8 @@ class Training:
             layer.track_all_statistics()
         self.factors: dict[str, float] = {}
         if config.variance.rescaled:
-            self.factors = rescale(self.model, values_per_channel(models[0], dataset.input_shape, config.batch_size))
+            facts = network_facts(config.model, dataset.input_shape, dataset.outputs)
+            self.factors = rescale(self.model, facts.values_per_channel(config.batch_size, config.norm_batch_size))
         if config.model.architecture == "resnet":
             # Small convolutions are faster with the channels last; the large ones of torchvision's networks are not.
             self.model.to(memory_format=torch.channels_last)
@@ -176,8 +175,8 @@ class Training:
             group["lr"] = rate * group.get("lr_factor", 1.0)
         outputs = self._forward(x)
         # The mean over all N·R samples, R times: the sum of each replica's mean, so that their gradients are independent.
-        each = outputs.reshape(len(target), -1)
-        loss = F.cross_entropy(each, target) if self.dataset.task == "classification" else F.mse_loss(each, target)
+        by_sample = outputs.reshape(len(target), -1)
+        loss = F.cross_entropy(by_sample, target) if self.dataset.task == "classification" else F.mse_loss(by_sample, target)
         loss.backward(self.replica_count)
         self.optimizer.step()
         self.optimizer.zero_grad()

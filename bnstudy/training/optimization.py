@@ -22,7 +22,7 @@ def build_optimizer(
     Args:
         config: the configuration.
         model: whose parameters to optimise.
-        factors: Bessel's c by layer name, for layers that hold γ/√c in the place of γ (`networks.rescaling`): their
+        factors: Bessel's c by layer name, for layers that hold γ/√c in the place of γ (`networks.arms`): their
             gains stand in a group for each c, which moves γ as if it were there itself. Default: no such layers.
     """
     factors = factors or {}

@@ -12,7 +12,7 @@ from bnstudy.training.config import ModelConfig
 from bnstudy.training.data import Dataset, DatasetShape, Split
 from bnstudy.training.data.scaling import standard
 from bnstudy.training.loop import Training
-from bnstudy.training.networks.grouping import block_size
+from bnstudy.training.networks import block_size, network_facts
 from scripts.benchmark.report import Benchmark, Row, Target
 from scripts.benchmark.timing import Prepare, Spread, interleave, ratio, spread
 
@@ -86,7 +86,7 @@ def benchmark_grouping(rounds: int, cases: Sequence[Case] = CASES) -> Benchmark:
     times: dict[str, dict[str, Spread]] = {}
     for case in cases:
         config = Config(model=case.model, batch_size=case.batch_size, epochs=rounds + 1, device="cpu")
-        chosen = block_size(config, case.dataset)
+        chosen = block_size(config, network_facts(case.model, case.input_shape, OUTPUTS))
         data = _noise(case.dataset)
         numbers = sorted({1, chosen, *case.replicas})
         contenders: dict[str, Prepare] = {str(number): _ready(config, data, number) for number in numbers}

@@ -15,8 +15,7 @@ from bnstudy.sweeps.config import Config
 from bnstudy.training.config import DatasetConfig, ModelConfig
 from bnstudy.training.data import Dataset, describe, load_dataset
 from bnstudy.training.loop import Training
-from bnstudy.training.networks.grouping import block_size
-from bnstudy.training.networks.models import build_model
+from bnstudy.training.networks import block_size, build_model, network_facts
 from bnstudy.training.optimization import build_optimizer
 from bnstudy.training.schedule import learning_rates
 from bnstudy.training.seeds import generator
@@ -126,7 +125,8 @@ def benchmark_loop(rounds: int, cases: Sequence[Case] = CASES) -> Benchmark:
     for case in cases:
         data = DatasetConfig(train_size=case.train_size)
         config = Config(dataset=data, model=case.model, batch_size=case.batch_size, epochs=case.epochs, device="cpu")
-        block = min(SEEDS, block_size(config, describe(config.dataset)))
+        shape = describe(config.dataset)
+        block = min(SEEDS, block_size(config, network_facts(config.model, shape.input_shape, shape.outputs)))
         seconds = _measure(config, block, rounds)
         name = f"{case.model.name}, batch {case.batch_size}"
         times[name] = {contender: spread(found) for contender, found in seconds.items()}

@@ -23,7 +23,7 @@ from bnstudy.sweeps.provenance import machine, source_state, versions
 from bnstudy.sweeps.store import Store
 from bnstudy.training.config import OptimizerConfig, VarianceConfig
 from bnstudy.training.data import load_dataset
-from bnstudy.training.measuring.measurement import measure_block
+from bnstudy.training.measuring import measure_block
 
 RATES = tuple(round(0.001 * number, 3) for number in range(1, 51))
 BATCH_SIZES = tuple(2**power for power in range(1, 11))

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from bnstudy.sweeps.config import Config
 from bnstudy.training.data import Dataset
-from bnstudy.training.networks.models import build_model
+from bnstudy.training.networks import build_model
 from bnstudy.training.optimization import build_optimizer
 from bnstudy.training.schedule import learning_rates
 from bnstudy.training.seeds import generator

@@ -13,8 +13,8 @@ from bnstudy.sweeps.config import Config
 from bnstudy.training.config import VarianceConfig
 from bnstudy.training.data import Dataset, describe, load_dataset
 from bnstudy.training.loop import Training
-from bnstudy.training.measuring.measurement import measure_block
-from bnstudy.training.networks.grouping import block_size
+from bnstudy.training.measuring import measure_block
+from bnstudy.training.networks import block_size, network_facts
 from scripts.benchmark.overhead import job_overhead, planning_time
 from scripts.benchmark.report import Benchmark, Row, Target
 from scripts.benchmark.rivals import LightningFit, LoaderLoop, Stopwatch, wall_clock
@@ -157,7 +157,9 @@ def _rivals(clock: Stopwatch, start_up: list[float]) -> dict[str, Contender]:
 
 def blocks(seeds: int, replicas: int | str, config: Config, dataset: Dataset) -> tuple[Prepare, int]:
     """Train some seeds, block by block, under each normalising variance; each turn from the next seeds."""
-    size = min(seeds, block_size(replace(config, replicas=replicas), describe(config.dataset)))
+    shape = describe(config.dataset)
+    facts = network_facts(config.model, shape.input_shape, shape.outputs)
+    size = min(seeds, block_size(replace(config, replicas=replicas), facts))
     there = dataset if config.device == "cpu" else load_dataset(config.dataset, config.device)
     sides = [_side(config, side) for side in SIDES]
     first = -seeds

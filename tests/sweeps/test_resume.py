@@ -19,7 +19,7 @@ from bnstudy.sweeps.plan import Job, canonical
 from bnstudy.sweeps.store import Store
 from bnstudy.sweeps.worker import prepare_process
 from bnstudy.training.data import load_dataset
-from bnstudy.training.measuring.measurement import Checkpointing, measure_block
+from bnstudy.training.measuring import Checkpointing, measure_block
 from tests.tiny import tiny
 
 SEEDS = (0, 2)

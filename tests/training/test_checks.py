@@ -15,7 +15,7 @@ from bnstudy.errors import UserError
 from bnstudy.training.checks import check, check_values_per_channel
 from bnstudy.training.config import TrainingConfig
 from bnstudy.training.data import Dataset, DatasetShape
-from bnstudy.training.measuring.measurement import measure_block
+from bnstudy.training.measuring import measure_block
 from tests.tiny import tiny
 
 

@@ -16,7 +16,7 @@ from bnstudy.sweeps.config import Config
 from bnstudy.training.config import DatasetConfig
 from bnstudy.training.data import Dataset, load_dataset
 from bnstudy.training.loop import Training
-from bnstudy.training.networks.replicas import replica_state_dict
+from bnstudy.training.networks import replica_state_dict
 from bnstudy.training.schedule import total_steps
 from bnstudy.training.seeds import generator
 from tests.tiny import RESNET8, tiny

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from bnstudy.training.config import ModelConfig, OptimizerConfig
-from bnstudy.training.networks.models import build_model
-from bnstudy.training.networks.replicas import replicate
+from bnstudy.training.networks import build_model, replicate
 from bnstudy.training.optimization import build_optimizer
 
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,23 +16,13 @@ from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.errors import UserError
 from bnstudy.factories import call_factory, traced
 from bnstudy.training.config import ModelConfig
-from bnstudy.training.imported import arguments_text, check_fields, check_source
+from bnstudy.training.data.batches import gather
+from bnstudy.training.imported import check_fields, check_source
+from bnstudy.training.networks.facts import NetworkFacts, Passes, watched
+from bnstudy.training.networks.replicas import replicate
 
 KEY = "model.factory"
 CALL = "build(input_shape, outputs, **model.args)"
-
-
-@dataclass(frozen=True)
-class Extent:
-    """How large a network is, for the rule by which seeds are grouped.
-
-    Args:
-        activations: values of one sample in the largest output of a layer.
-        weights: numbers in the largest parameter.
-    """
-
-    activations: int
-    weights: int
 
 
 def build_imported(
@@ -66,7 +53,7 @@ def build_imported(
     Raises:
         UserError: one line, if the factory is not there, raises, or builds something else.
 
-    Source: bnstudy issue 7, part 4.
+    Source: docs/architecture.md, "How to add".
     """
     _check(config)
     spec = config.factory or ""
@@ -96,11 +83,9 @@ def build_imported(
     return model.train()
 
 
-_found: dict[tuple[object, ...], Extent] = {}
-
-
-def check_imported(config: ModelConfig, input_shape: Sequence[int], outputs: int) -> Extent:
-    """Try a factory out before anything is trained: built three times, run on two samples in either mode; once in a process.
+@torch.no_grad()
+def tried_out(config: ModelConfig, input_shape: Sequence[int], outputs: int) -> NetworkFacts:
+    """Try a factory out before anything is trained: built three times, run on two samples in either mode.
 
     Args:
         config: with `factory` and `args`.
@@ -108,23 +93,14 @@ def check_imported(config: ModelConfig, input_shape: Sequence[int], outputs: int
         outputs: classes, or targets of a regression.
 
     Returns:
-        How large the network is.
+        What was found out about the network.
 
     Raises:
         UserError: one line, if it cannot be built (`build_imported`) or copied, two networks share tensors or differ under
             one seed, outputs have another shape than (N, outputs), or a BatchNorm layer does not run exactly once.
 
-    Source: bnstudy issue 7, part 4.
+    Source: docs/architecture.md, "How to add".
     """
-    key = (config.factory, arguments_text(config), config.source, tuple(input_shape), outputs)
-    if config.source is None or key not in _found:
-        _check(config)
-        _found[key] = _tried_out(config, input_shape, outputs)
-    return _found[key]
-
-
-@torch.no_grad()
-def _tried_out(config: ModelConfig, input_shape: Sequence[int], outputs: int) -> Extent:
     spec = config.factory or ""
     model, again, other = (build_imported(config, input_shape, outputs, seed=seed) for seed in (0, 0, 1))
     if _storages(model) & (_storages(again) | _storages(other)):
@@ -142,25 +118,67 @@ def _tried_out(config: ModelConfig, input_shape: Sequence[int], outputs: int) ->
         ) from error
     model.float()
     x = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0))
-    largest = 0
-    for training in (False, True):
-        model.train(training)
-        mode = "training" if training else "evaluation"
-        with _watched(model) as (calls, sizes), torch.random.fork_rng(devices=[]):
+    passes = Passes()
+    for mode in ("evaluation", "training"):
+        model.train(mode == "training")
+        with watched(model, passes), torch.random.fork_rng(devices=[]):
             y = _run(model, x, spec, mode)
         if not isinstance(y, Tensor) or y.shape != (2, outputs):
             got = f"outputs of shape {tuple(y.shape)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
             wanted = f"(2, {outputs}) for 2 samples of shape {tuple(input_shape)}"
             raise _wrong(spec, f"builds a network that gives {got} in {mode} mode", wanted)
-        if not training:
-            for name, count in calls.items():
-                if count != 1:
+        if mode == "evaluation":
+            for name in batchnorm_layers(model):
+                if (count := passes.runs[name]) != 1:
                     often = f"runs {count} times in a pass" if count else "never runs in evaluation mode"
                     raise _wrong(
                         spec, f"builds layer {name!r}, which {often}", "a BatchNorm layer for each place, none idle"
                     )
-        largest = max(largest, *sizes)
-    return Extent(largest // 2, max(parameter.numel() for parameter in model.parameters()))
+    return passes.facts(model, x, partial(_why_unstackable, config, tuple(input_shape), outputs))
+
+
+def _why_unstackable(config: ModelConfig, input_shape: Sequence[int], outputs: int) -> str | None:
+    """Why networks of a factory cannot train as replicas; None where they can.
+
+    Two networks (seeds 0 and 1, every number moved at random, so that layers that start at zero take part) are stacked by
+    `replicate` and run beside the single ones, in float64, in training and in evaluation mode. They can be stacked if no
+    layer is refused, nothing draws random numbers, as dropout does, and all outputs agree. So the answer depends on the
+    factory alone, and the grouping of seeds stays a fixed rule.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        singles = [build_imported(config, input_shape, outputs, seed=seed).double() for seed in (0, 1)]
+        random = torch.Generator().manual_seed(0)
+        for model in singles:
+            _stir(model, random)
+        try:
+            stacked = replicate(singles)
+        except (UserError, ValueError) as error:
+            return str(error).removeprefix("model: ").removeprefix("models: ").partition(";")[0]
+        inputs = torch.randn(4, *input_shape, generator=random, dtype=torch.float64)
+        order = torch.stack([torch.randperm(len(inputs), generator=random) for _ in singles], 1)
+        for training in (True, False):
+            before = torch.default_generator.get_state()
+            try:
+                alone = [model.train(training)(inputs[index]) for model, index in zip(singles, order.T, strict=True)]
+                together: Tensor = stacked.train(training)(gather(inputs, order))
+            except Exception as error:  # a forward that cannot take the channels of two networks can fail in any way
+                return f"its forward cannot take the channels of two networks ({type(error).__name__})"
+            if not torch.equal(before, torch.default_generator.get_state()):
+                return "its forward draws random numbers"
+            expected = torch.cat(alone, 1)
+            if together.shape != expected.shape or not torch.allclose(together, expected, rtol=1e-6, atol=1e-9):
+                return "its forward mixes the channels of two networks"
+        return None
+
+
+def _stir(model: nn.Module, random: torch.Generator) -> None:
+    """Move every number of a network a little, so that nothing is zero or equal by the way it starts."""
+    for parameter in filter(torch.is_floating_point, model.parameters()):
+        parameter.add_(torch.randn(parameter.shape, generator=random, dtype=parameter.dtype), alpha=0.1)
+    for layer in batchnorm_layers(model).values():
+        for buffer in (layer.running_mean, layer.running_var):
+            if buffer is not None:
+                buffer.add_(torch.rand(buffer.shape, generator=random, dtype=buffer.dtype))
 
 
 def _check(config: ModelConfig) -> None:
@@ -180,27 +198,6 @@ def _run(model: nn.Module, x: Tensor, spec: str, mode: str) -> Any:
             f"{KEY}: {spec!r} builds a network that raises {traced(error)}, in {mode} mode, on 2 samples of shape "
             f"{tuple(x.shape[1:])}; use one for the data set's inputs"
         ) from error
-
-
-@contextmanager
-def _watched(model: nn.Module) -> Iterator[tuple[dict[str, int], list[int]]]:
-    """How often each BatchNorm layer runs, and how many values layers give."""
-    calls: Counter[nn.Module] = Counter()
-    counts: dict[str, int] = {}
-    sizes: list[int] = [0]
-
-    def note(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        calls[layer] += 1
-        if isinstance(output, Tensor):
-            sizes.append(math.prod(output.shape))
-
-    hooks = [module.register_forward_hook(note) for module in model.modules()]
-    try:
-        yield counts, sizes
-    finally:
-        for hook in hooks:
-            hook.remove()
-        counts |= {name: calls[layer] for name, layer in batchnorm_layers(model).items()}
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:

@@ -8,15 +8,15 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bnstudy.batchnorm.conventions import Convention
 from bnstudy.batchnorm.layers import BatchNorm1d, BatchNorm2d
-from bnstudy.batchnorm.mode import held_in_evaluation
 from bnstudy.errors import UserError
 from bnstudy.training.config import ModelConfig
 from bnstudy.training.imported import refuse_fields
-from bnstudy.training.networks.imported import build_imported
+from bnstudy.training.networks.facts import NetworkFacts, Passes, watched
+from bnstudy.training.networks.imported import build_imported, tried_out
 from bnstudy.training.networks.resnet import Norm, ResNet
 
 ARCHITECTURES = ("mlp", "resnet", "torchvision")
@@ -70,7 +70,7 @@ def build_model(
         UserError: an unknown architecture, norm, convention or torchvision name; a depth or width that does not fit; a
             ResNet for inputs that are not images.
 
-    Source: He et al. 2016; Wu & He 2018; Ba et al. 2016; bnstudy issue 2, part 5.
+    Source: He et al. 2016; Wu & He 2018; Ba et al. 2016.
     """
     if config.imported:
         settings: dict[str, Any] = {"eps": eps, "momentum": momentum, "norm_batch_size": norm_batch_size}
@@ -88,41 +88,43 @@ def build_model(
         return _torchvision(config, input_shape[0], outputs, norm)
 
 
-@torch.no_grad()
-def values_per_channel(model: nn.Module, input_shape: Sequence[int], batch_size: int) -> dict[str, int]:
-    """How many values share a channel's statistics at a batch size: m of every BatchNorm layer.
+_facts: dict[tuple[object, ...], NetworkFacts] = {}
 
-    m = N·H·W, with N the `norm_batch_size` of layers that have a smaller one than the batch. Learned from one forward pass
-    of two blank samples in evaluation mode, so that any architecture will do, also where N = 1 is too few to train.
+
+def network_facts(config: ModelConfig, input_shape: Sequence[int], outputs: int) -> NetworkFacts:
+    """A network's sizes, found out once in a process.
+
+    A network of the study's own is built without memory for its weights and run on two samples, so that one too large for
+    this machine can be planned too; a network of the user's own is tried out (`imported.tried_out`).
 
     Args:
-        model: any module with BatchNorm layers (torch's or bnstudy's), stacked replicas included; unchanged afterwards.
-        input_shape: of one sample, as the module takes it.
-        batch_size: samples; 1 gives the values of one sample, H·W.
+        config, input_shape, outputs: as for `build_model`.
 
     Returns:
-        m by module name, in the order of registration.
+        The facts.
 
-    Source: Ioffe & Szegedy 2015, section 3.2 (m' = m·p·q); bnstudy issue 2.
+    Raises:
+        UserError: as `build_model`; and a network of the user's own that does not do what it should.
+
+    Source: docs/architecture.md, "The way of a batch size".
     """
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)}
-    positions: dict[nn.Module, int] = {}
+    key = (repr(config), tuple(input_shape), outputs)
+    if config.imported and config.source is None:  # whatever stands behind the name may be another by now
+        return tried_out(config, input_shape, outputs)
+    if key not in _facts:
+        _facts[key] = (tried_out if config.imported else _measured)(config, input_shape, outputs)
+    return _facts[key]
 
-    def note(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-        positions[layer] = math.prod(args[0].shape[2:])
 
-    hooks = [layer.register_forward_pre_hook(note) for layer in layers.values()]
-    parameter = next(model.parameters(), torch.empty(0))
-    try:
-        with held_in_evaluation(model) as switchable:
-            for layer in switchable.values():
-                layer.observer = None  # blank samples are nothing to observe
-            model(torch.zeros(2, *input_shape, dtype=parameter.dtype, device=parameter.device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    groups = {name: getattr(layer, "norm_batch_size", None) or batch_size for name, layer in layers.items()}
-    return {name: positions[layer] * min(groups[name], batch_size) for name, layer in layers.items() if layer in positions}
+@torch.no_grad()
+def _measured(config: ModelConfig, input_shape: Sequence[int], outputs: int) -> NetworkFacts:
+    passes = Passes()
+    with torch.device("meta"):  # shapes only
+        model = build_model(config, input_shape, outputs, seed=0).eval()
+        x = torch.empty(2, *input_shape)
+        with watched(model, passes):
+            model(x)
+    return passes.facts(model, x)
 
 
 def _parsed(convention: Convention | str) -> Convention:

@@ -13,7 +13,7 @@ from bnstudy.errors import UserError
 from bnstudy.training.config import DatasetConfig
 from bnstudy.training.data import DatasetShape, describe, load_dataset
 from bnstudy.training.imported import with_imports
-from bnstudy.training.measuring.measurement import measure_block
+from bnstudy.training.measuring import measure_block
 from tests.tiny import tiny
 from tests.training import own
 

@@ -16,7 +16,7 @@ from bnstudy.training.checks import check
 from bnstudy.training.config import DatasetConfig
 from bnstudy.training.data import DATASETS, DatasetEntry, DatasetShape, describe, load_dataset, require_files
 from bnstudy.training.data.arrays import Arrays, cut
-from bnstudy.training.measuring.measurement import measure_block
+from bnstudy.training.measuring import measure_block
 from tests.tiny import tiny
 
 REPOSITORY = Path(__file__).parents[3]

@@ -14,7 +14,7 @@ from bnstudy.analysis.schemas import CELL, TERMS
 from bnstudy.batchnorm.conventions import CONVENTIONS
 from bnstudy.training.config import DatasetConfig, ModelConfig
 from bnstudy.training.data import Dataset, load_dataset
-from bnstudy.training.measuring.measurement import measure_block
+from bnstudy.training.measuring import measure_block
 from tests.tiny import tiny
 
 M, ALPHA, SEEDS = 4, 0.1, 16

@@ -17,9 +17,9 @@ from bnstudy.batchnorm.theory import predict as theory
 from bnstudy.training.config import DatasetConfig, ModelConfig
 from bnstudy.training.data import Dataset, load_dataset
 from bnstudy.training.loop import Training
-from bnstudy.training.measuring.measurement import Measurements, measure_block
+from bnstudy.training.measuring import Measurements, measure_block
 from bnstudy.training.measuring.predict import population_of, predict, predict_by_batch
-from bnstudy.training.networks.models import build_model
+from bnstudy.training.networks import build_model
 from bnstudy.training.seeds import generator
 from tests.tiny import RESNET8, tiny
 

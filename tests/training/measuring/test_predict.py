@@ -16,8 +16,7 @@ from bnstudy.sweeps.config import Config
 from bnstudy.training.data import Dataset
 from bnstudy.training.loop import Training
 from bnstudy.training.measuring.predict import population_of, predict, predict_by_batch
-from bnstudy.training.networks.models import build_model
-from bnstudy.training.networks.replicas import replica_state_dict
+from bnstudy.training.networks import build_model, replica_state_dict
 from bnstudy.training.seeds import generator
 from tests.tiny import RESNET8, tiny
 from tests.training.plain import PlainNorm, plain_copy

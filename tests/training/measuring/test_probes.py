@@ -24,10 +24,10 @@ from bnstudy.batchnorm.theory import predict as theory
 from bnstudy.training.config import DatasetConfig
 from bnstudy.training.data import Dataset, load_dataset
 from bnstudy.training.loop import Training
-from bnstudy.training.measuring.measurement import measure_block
+from bnstudy.training.measuring import measure_block
 from bnstudy.training.measuring.predict import population_of
 from bnstudy.training.measuring.probes import PROBED_STATISTICS, probe_layers
-from bnstudy.training.networks.replicas import replica_state_dict, replicate
+from bnstudy.training.networks import replica_state_dict, replicate
 from bnstudy.training.seeds import generator
 from tests.tiny import RESNET8, tiny
 from tests.training.measuring.test_predict import state_of

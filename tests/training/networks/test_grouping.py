@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from bnstudy.sweeps.config import Config
 from bnstudy.training.config import ModelConfig
 from bnstudy.training.data import DatasetShape
-from bnstudy.training.networks.grouping import LARGEST, block_size
-from bnstudy.training.networks.models import build_model
+from bnstudy.training.networks import block_size, build_model, network_facts
+from bnstudy.training.networks.grouping import LARGEST
 
 DIGITS = DatasetShape("classification", (1, 8, 8), 10, 1437, 360)
 FASHION = DatasetShape("classification", (1, 28, 28), 10, 60_000, 10_000)
@@ -30,13 +30,17 @@ sides = st.integers(1, 64)
 batch_sizes = st.integers(1, 4096)
 
 
+def block_of(config: Config, shape: DatasetShape) -> int:
+    return block_size(config, network_facts(config.model, shape.input_shape, shape.outputs))
+
+
 def images(side: int) -> DatasetShape:
     return DatasetShape("classification", (3, side, side), 10, 50_000, 10_000)
 
 
 @given(models, batch_sizes, sides)
 def test_a_block_is_a_power_of_two_up_to_the_largest(model: ModelConfig, batch_size: int, side: int) -> None:
-    block = block_size(Config(model=model, batch_size=batch_size), images(side))
+    block = block_of(Config(model=model, batch_size=batch_size), images(side))
     assert 1 <= block <= LARGEST
     assert math.log2(block).is_integer()
 
@@ -45,14 +49,14 @@ def test_a_block_is_a_power_of_two_up_to_the_largest(model: ModelConfig, batch_s
 def test_a_larger_batch_never_makes_a_larger_block(model: ModelConfig, one: int, other: int, side: int) -> None:
     small, large = sorted((one, other))
     config = Config(model=model)
-    blocks = [block_size(replace(config, batch_size=size), images(side)) for size in (small, large)]
+    blocks = [block_of(replace(config, batch_size=size), images(side)) for size in (small, large)]
     assert blocks[0] >= blocks[1]
 
 
 @given(models, batch_sizes, sides, sides)
 def test_a_larger_image_never_makes_a_larger_block(model: ModelConfig, batch_size: int, one: int, other: int) -> None:
     config = Config(model=model, batch_size=batch_size)
-    small, large = (block_size(config, images(side)) for side in sorted((one, other)))
+    small, large = (block_of(config, images(side)) for side in sorted((one, other)))
     assert small >= large
 
 
@@ -61,14 +65,14 @@ def test_a_number_of_replicas_overrules_the_rule(
     model: ModelConfig, batch_size: int, side: int, replicas: int, device: str
 ) -> None:
     config = Config(model=model, batch_size=batch_size, replicas=replicas, device=device)
-    assert block_size(config, images(side)) == replicas
+    assert block_of(config, images(side)) == replicas
 
 
 @given(models, batch_sizes, sides)
 def test_seeds_epochs_and_convention_do_not_change_the_block(model: ModelConfig, batch_size: int, side: int) -> None:
     config = Config(model=model, batch_size=batch_size)
     other = replace(config, seeds=3, epochs=99, momentum=None, eps=1e-3, variance=replace(config.variance, name="flax"))
-    assert block_size(config, images(side)) == block_size(other, images(side))
+    assert block_of(config, images(side)) == block_of(other, images(side))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +92,7 @@ def test_seeds_epochs_and_convention_do_not_change_the_block(model: ModelConfig,
 def test_the_study_s_models_group_as_they_were_measured_to_gain(
     model: ModelConfig, shape: DatasetShape, batch_size: int, block: int
 ) -> None:
-    assert block_size(Config(model=model, batch_size=batch_size), shape) == block
+    assert block_of(Config(model=model, batch_size=batch_size), shape) == block
 
 
 @pytest.mark.parametrize(
@@ -101,7 +105,5 @@ def test_the_limit_on_weights_is_that_of_the_network_s_largest_layer(
     largest = max(parameter.numel() for parameter in network.parameters() if parameter.dim() > 1)
     config = Config(model=model, batch_size=2)
     for limit, block in ((4 * largest, 4), (4 * largest - 1, 2), (largest - 1, 1)):
-        monkeypatch.setattr(
-            "bnstudy.training.networks.grouping.WEIGHTS", dict.fromkeys(("mlp", "resnet", "torchvision"), limit)
-        )
-        assert block_size(config, DIGITS) == block
+        monkeypatch.setattr("bnstudy.training.networks.grouping.WEIGHTS", dict.fromkeys(("mlp", "resnet"), limit))
+        assert block_of(config, DIGITS) == block

@@ -17,11 +17,9 @@ from bnstudy.training.config import ModelConfig
 from bnstudy.training.data import Dataset, DatasetShape
 from bnstudy.training.imported import with_imports
 from bnstudy.training.loop import Training
-from bnstudy.training.measuring.measurement import measure_block
-from bnstudy.training.networks.grouping import ACTIVATIONS, WEIGHTS, block_size
-from bnstudy.training.networks.imported import check_imported
-from bnstudy.training.networks.models import build_model
-from bnstudy.training.networks.stacking import unstackable
+from bnstudy.training.measuring import measure_block
+from bnstudy.training.networks import NetworkFacts, block_size, build_model, network_facts
+from bnstudy.training.networks.grouping import ACTIVATIONS, WEIGHTS
 from tests.tiny import tiny
 from tests.training import own
 
@@ -34,6 +32,14 @@ def imported(name: str, **args: Any) -> ModelConfig:
 
 def of(name: str, **changes: Any) -> Config:
     return tiny(model=imported(name), probe_batches=8, **changes)
+
+
+def facts(model: ModelConfig, shape: DatasetShape = IMAGES) -> NetworkFacts:
+    return network_facts(model, shape.input_shape, shape.outputs)
+
+
+def block_of(config: Config, shape: DatasetShape) -> int:
+    return block_size(config, facts(config.model, shape))
 
 
 def state(training: Training) -> dict[str, torch.Tensor]:
@@ -75,7 +81,7 @@ def test_a_seed_decides_the_weights() -> None:
 @pytest.mark.parametrize("name", ["conv", "mlp"])
 def test_networks_that_treat_channels_alike_train_as_replicas_each_as_if_alone(digits: Dataset, name: str) -> None:
     config = of(name, precision="float64", epochs=1)
-    assert unstackable(config.model, (1, 8, 8), 10) is None
+    assert facts(config.model).unstackable is None
     together = measure_block(config, digits, [0, 1]).metrics
     alone = [row for seed in (0, 1) for row in measure_block(config, digits, [seed]).metrics]
     key = ("seed", "epoch", "split", "statistic")
@@ -97,12 +103,12 @@ def test_networks_that_treat_channels_alike_train_as_replicas_each_as_if_alone(d
 )
 def test_networks_that_cannot_be_stacked_train_one_by_one(digits: Dataset, name: str, reason: str) -> None:
     config = of(name, epochs=1)
-    assert unstackable(config.model, (1, 8, 8), 10) == reason
-    assert block_size(config, IMAGES) == 1
-    assert block_size(dataclasses.replace(config, device="cuda"), IMAGES) == 1
-    assert block_size(dataclasses.replace(config, replicas=1), IMAGES) == 1
+    assert facts(config.model).unstackable == reason
+    assert block_of(config, IMAGES) == 1
+    assert block_of(dataclasses.replace(config, device="cuda"), IMAGES) == 1
+    assert block_of(dataclasses.replace(config, replicas=1), IMAGES) == 1
     with pytest.raises(UserError) as caught:
-        block_size(dataclasses.replace(config, replicas=4), IMAGES)
+        block_of(dataclasses.replace(config, replicas=4), IMAGES)
     assert str(caught.value) == (
         f"replicas: 4 networks of 'tests.training.own:{name}' cannot train as one module ({reason}); use 1, or auto"
     )
@@ -115,15 +121,15 @@ def test_networks_that_cannot_be_stacked_train_one_by_one(digits: Dataset, name:
 
 
 def test_the_block_follows_the_rule_by_the_sizes_of_the_network() -> None:
-    extent = check_imported(imported("conv"), (1, 8, 8), 10)
-    assert (extent.activations, extent.weights) == (4 * 8 * 8, 4 * 4 * 9)
-    batch_size = ACTIVATIONS["resnet"] // (4 * extent.activations)
-    assert block_size(of("conv"), IMAGES) == 16
-    assert block_size(of("conv", batch_size=batch_size), IMAGES) == 4
-    assert block_size(of("conv", replicas=3), IMAGES) == 3
+    found = facts(imported("conv"))
+    assert (found.activations, found.weights) == (4 * 8 * 8, 4 * 4 * 9)
+    batch_size = ACTIVATIONS["resnet"] // (4 * found.activations)
+    assert block_of(of("conv"), IMAGES) == 16
+    assert block_of(of("conv", batch_size=batch_size), IMAGES) == 4
+    assert block_of(of("conv", replicas=3), IMAGES) == 3
     features = DatasetShape("regression", (64,), 1, 100, 100)
     width = WEIGHTS["mlp"] // 64 // 2
-    assert block_size(tiny(model=imported("mlp", width=width, depth=1), batch_size=2), features) == 2
+    assert block_of(tiny(model=imported("mlp", width=width, depth=1), batch_size=2), features) == 2
 
 
 def test_dropout_draws_from_the_seed_whatever_was_drawn_before_and_gives_the_generator_back(digits: Dataset) -> None:
@@ -211,7 +217,7 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_factory_that_builds_something_else_is_told_so_in_one_line(name: str) -> None:
     with pytest.raises(UserError) as caught:
-        check_imported(imported(name), (1, 8, 8), 10)
+        facts(imported(name))
     text = str(caught.value)
     assert text.startswith("model.factory: ")
     assert len(text.splitlines()) == 1
@@ -272,4 +278,4 @@ def test_the_source_s_digest_is_that_of_the_factory_s_file(tmp_path: Path, monke
 def test_checking_is_not_repeated_for_a_source_that_was_checked() -> None:
     own._KEPT.clear()
     resolved = with_imports(of("conv")).model
-    assert check_imported(resolved, (1, 8, 8), 10) is check_imported(resolved, (1, 8, 8), 10)
+    assert facts(resolved) is facts(resolved)

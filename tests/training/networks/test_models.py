@@ -1,4 +1,4 @@
-"""Shapes, sizes, initial weights and refusals of the networks, and the values per channel of their BatchNorm layers."""
+"""Shapes, sizes, initial weights and refusals of the networks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bnstudy.batchnorm.conventions import CONVENTIONS
 from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.errors import UserError
 from bnstudy.training.config import ModelConfig
-from bnstudy.training.networks.models import build_model, values_per_channel
+from bnstudy.training.networks import build_model
 
 MLP = ModelConfig()
 RESNET8 = ModelConfig(name="resnet8", architecture="resnet", depth=8, width=16)
@@ -231,71 +231,3 @@ def test_what_cannot_be_built_is_refused_with_what_can(config: ModelConfig, shap
 def test_an_unknown_convention_is_the_users_error() -> None:
     with pytest.raises(UserError, match="'bessel' is unknown; use paper, consistent_unbiased"):
         build(MLP, convention="bessel")
-
-
-# ---- values per channel ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 7])
-def test_values_per_channel_are_samples_times_positions(batch_size: int) -> None:
-    assert values_per_channel(build(MLP), (1, 8, 8), batch_size) == {"norm1": batch_size, "norm2": batch_size}
-    seen = values_per_channel(build(RESNET8), (1, 8, 8), batch_size)
-    assert {name: m // batch_size for name, m in seen.items()} == {
-        **{"norm": 64, "stage1.0.norm1": 64, "stage1.0.norm2": 64},
-        **{"stage2.0.norm1": 16, "stage2.0.norm2": 16, "stage2.0.shortcut.norm": 16},
-        **{"stage3.0.norm1": 4, "stage3.0.norm2": 4, "stage3.0.shortcut.norm": 4},
-    }
-    assert all(m % batch_size == 0 for m in seen.values())
-
-
-@pytest.mark.parametrize("side", [8, 28, 32])
-def test_the_last_stage_of_torchvisions_resnet_has_one_value_a_sample_on_small_images(side: int) -> None:
-    seen = values_per_channel(build(RESNET18, (3, side, side)), (3, side, side), 6)
-    assert {m for name, m in seen.items() if name.startswith("layer4")} == {6}
-    assert seen["bn1"] == 6 * (side // 2) ** 2
-
-
-@pytest.mark.parametrize("config", [MLP, RESNET8, RESNET18], ids=lambda config: config.name)
-def test_training_is_refused_exactly_where_a_layer_has_one_value(config: ModelConfig) -> None:
-    for samples in (1, 2):
-        model = build(config)
-        if 1 in values_per_channel(model, (1, 8, 8), samples).values():
-            with pytest.raises(ValueError, match="more than 1 value per channel"):
-                model(torch.randn(samples, 1, 8, 8))
-        else:
-            assert model(torch.randn(samples, 1, 8, 8)).isfinite().all()
-
-
-@pytest.mark.parametrize(("batch_size", "group"), [(8, 4), (4, 4), (3, 4), (1, 4)])
-def test_a_ghost_batch_counts_its_own_samples(batch_size: int, group: int) -> None:
-    model = build(MLP, norm_batch_size=group)
-    assert set(values_per_channel(model, (1, 8, 8), batch_size).values()) == {min(batch_size, group)}
-
-
-def test_counting_values_leaves_the_model_as_it_was() -> None:
-    model = build(RESNET8, momentum=None)
-    seen: list[int] = []
-    model.get_submodule("stage1").eval()
-    for layer in batchnorm_layers(model).values():
-        layer.track_all_statistics()
-        layer.observer = lambda means, variances, m: seen.append(m)
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    modes = [module.training for module in model.modules()]
-    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    random = torch.random.get_rng_state()
-    values_per_channel(model, (1, 8, 8), 4)
-    assert same(state, model.state_dict())
-    assert same(before, dict(model.named_buffers()))
-    assert modes == [module.training for module in model.modules()]
-    assert torch.equal(random, torch.random.get_rng_state())
-    assert seen == []
-    assert all(layer.observer is not None and not layer._forward_pre_hooks for layer in batchnorm_layers(model).values())
-
-
-def test_a_model_without_batchnorm_has_no_values_to_count() -> None:
-    assert values_per_channel(build(ModelConfig(norm="group")), (1, 8, 8), 4) == {}
-
-
-def test_values_are_counted_in_the_models_own_precision_and_for_torchs_layers() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).double()
-    assert values_per_channel(model, (1, 5, 4), 3) == {"1": 3 * 3 * 2}

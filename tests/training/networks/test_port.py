@@ -23,8 +23,8 @@ from bnstudy.training.checkpoint import load_checkpoint, save_checkpoint
 from bnstudy.training.checks import check
 from bnstudy.training.data import Dataset
 from bnstudy.training.loop import Training
-from bnstudy.training.measuring.measurement import Checkpointing, measure_block
-from bnstudy.training.networks.replicas import replica_state_dict
+from bnstudy.training.measuring import Checkpointing, measure_block
+from bnstudy.training.networks import replica_state_dict
 from bnstudy.training.seeds import generator
 from tests.analysis.studies import run_study
 from tests.tiny import RESNET8, tiny

@@ -19,8 +19,7 @@ from bnstudy.batchnorm.layers import BatchNorm1d
 from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.errors import UserError
 from bnstudy.training.config import ModelConfig
-from bnstudy.training.networks.models import build_model
-from bnstudy.training.networks.replicas import replica_state_dict, replicate
+from bnstudy.training.networks import build_model, replica_state_dict, replicate
 
 CLASSES = 5
 SHAPES = {"mlp": (1, 8, 8), "resnet": (3, 8, 8), "torchvision": (1, 8, 8)}

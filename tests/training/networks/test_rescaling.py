@@ -27,10 +27,9 @@ from bnstudy.training.checks import check
 from bnstudy.training.config import DatasetConfig
 from bnstudy.training.data import Dataset, load_dataset
 from bnstudy.training.loop import Training
-from bnstudy.training.measuring.measurement import measure_block
+from bnstudy.training.measuring import measure_block
 from bnstudy.training.measuring.predict import predict
-from bnstudy.training.networks.models import values_per_channel
-from bnstudy.training.networks.replicas import replica_state_dict
+from bnstudy.training.networks import replica_state_dict
 from tests.analysis.studies import run_study
 from tests.tiny import RESNET8, tiny
 
@@ -131,8 +130,9 @@ def test_every_layer_of_a_resnet_has_a_c_of_its_own(digits: Dataset, changes: di
     changes = EVERYTHING | {"model": RESNET8, "steps": 30} | changes
     training = Training(control(**changes), digits, [0, 1])
     assert len(set(training.factors.values())) == 3  # 8×8, 4×4 and 2×2 positions
+    positions = {"stage2": 16, "stage3": 4}
     for name, c in training.factors.items():
-        m = values_per_channel(training.model, (2, 8, 8), 8)[name]
+        m = (changes.get("norm_batch_size") or 8) * positions.get(name.partition(".")[0], 64)
         assert c == m / (m - 1)
     assert apart(digits, (0, 1), every=5, **changes) < 1e-10
 

@@ -1,4 +1,4 @@
-"""The identity control: biased normalisation with rescaled constants, the same function as unbiased normalisation."""
+"""What two arms do to a network in place: the identity control rescales it, a port hands it to another convention."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from bnstudy.batchnorm.conventions import bessel
+from bnstudy.batchnorm.conventions import Convention, bessel
 from bnstudy.batchnorm.mode import batchnorm_layers
 
 
@@ -29,7 +29,7 @@ def rescale(model: nn.Module, values: Mapping[str, int]) -> dict[str, float]:
 
     Args:
         model: stacked replicas before the first step, their layers under `consistent_biased` and keeping all statistics.
-        values: m by layer name, as `values_per_channel` gives them.
+        values: m by layer name, as `NetworkFacts.values_per_channel` gives them.
 
     Returns:
         c by layer name, which the optimizer needs.
@@ -37,7 +37,7 @@ def rescale(model: nn.Module, values: Mapping[str, int]) -> dict[str, float]:
     Raises:
         ValueError: m = 1.
 
-    Source: DESIGN.md, section 2, "The identity"; bnstudy issue 4, part 4.
+    Source: docs/method.md, "The identity control".
     """
     factors = {name: bessel(values[name]) for name in batchnorm_layers(model)}
     for name, layer in batchnorm_layers(model).items():
@@ -48,3 +48,25 @@ def rescale(model: nn.Module, values: Mapping[str, int]) -> dict[str, float]:
             if variance is not None:
                 variance.div_(c)
     return factors
+
+
+@torch.no_grad()
+def port(model: nn.Module, convention: Convention) -> None:
+    """Let a network go on under another convention as frameworks let it: every tensor crosses as it is, in place.
+
+    γ, β and the weights keep their values, and so do the running mean and the one running variance v that a checkpoint has.
+    Whatever v is an average of, s²_biased or s²_unbiased, the new convention takes it for its own: the averages that a study
+    keeps of both start again at v. The variance of the batch means, which `ema_pooled` needs and no checkpoint has, goes on.
+
+    Args:
+        model: with bnstudy's BatchNorm layers that keep all statistics; their running variance is that of the convention
+            they were under.
+        convention: of what follows.
+
+    Source: docs/method.md, "Conventions".
+    """
+    for layer in batchnorm_layers(model).values():
+        if layer.running_var is not None:
+            for average in (layer.ema_var_biased, layer.ema_var_unbiased):
+                average.copy_(layer.running_var)
+        layer.set_convention(convention, layer.norm_batch_size)
