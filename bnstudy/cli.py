@@ -153,6 +153,7 @@ def audit(
     names: Annotated[list[str] | None, typer.Argument(help="Layers or frameworks; none for all.")] = None,
     results_dir: Annotated[Path, typer.Option(help="Where audit/ is written.")] = Path("results"),
     timeout: Annotated[float, typer.Option(help="Seconds for each layer.")] = 300.0,
+    only_report: Annotated[bool, typer.Option("--only-report", help="Write the pages again from the table.")] = False,
 ) -> None:
     """Measure which convention each framework implements.
 
@@ -160,7 +161,7 @@ def audit(
     """
     from bnstudy.frameworks.audit import audit as measure
 
-    raise typer.Exit(measure(names or [], results_dir, timeout=timeout))
+    raise typer.Exit(measure(names or [], results_dir, timeout=timeout, only_report=only_report))
 
 
 @app.command()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,6 +26,9 @@ from bnstudy.frameworks.audit.command import audit
 from bnstudy.frameworks.audit.experiment import Kind, observe
 from bnstudy.frameworks.audit.processes import measure
 from bnstudy.frameworks.audit.registry import ENTRIES, Entry, entries
+from tests.pages import CONTRAST, Opened, Page
+
+RESULTS = Path(__file__).parents[2] / "results" / "audit"
 
 
 def ours(**options) -> Kind:
@@ -169,14 +174,13 @@ def test_the_command_prints_and_writes_what_it_measured_in_a_process_of_its_own(
         "frameworks.md",
         "frameworks.parquet",
         "provenance.json",
-        "section.html",
+        "report.html",
     ]
     (row,) = pd.read_parquet(folder / "frameworks.parquet").to_dict("records")
     assert (row["name"], row["status"], row["convention"]) == ("karpathy", "measured", "consistent_unbiased")
     assert row["version"].split("+")[0] == torch.__version__.split("+")[0]
     assert row["difference"] < 1e-5
     assert "| karpathy" in (folder / "frameworks.md").read_text()
-    assert (folder / "section.html").read_text().startswith('<section id="audit">')
 
 
 def test_measuring_one_layer_leaves_the_other_rows_as_they_are(audited, tmp_path):
@@ -200,3 +204,78 @@ def test_an_unreadable_earlier_table_gets_one_line(tmp_path):
     (tmp_path / "audit" / "frameworks.parquet").write_text("not a table")
     with pytest.raises(UserError, match="is no table of an audit"):
         audit(["torch"], tmp_path)
+
+
+# ---- the page -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def odd(tmp_path):
+    """An audit's folder whose table holds markup wherever a framework could put some, and one row of each status."""
+    rows = table.rows(table.read(RESULTS))[:3]
+    rows[0] |= {
+        "layer": "<script>x</script> | `a` [/x]",
+        "version": "1|2",
+        "oddities": "[red]*odd*",
+        "convention": "unknown",
+    }
+    rows[1] |= {"status": "failed", "reason": "<img src=x> | _why_", "convention": ""}
+    rows[2] |= {"status": "missing", "reason": "not installed: [bold]x"}
+    table.write(table.frame(rows), tmp_path / "audit")
+    return tmp_path
+
+
+def test_pages_are_written_again_from_the_table_and_say_what_it_says(tmp_path):
+    shutil.copytree(RESULTS, tmp_path / "audit")
+    (tmp_path / "audit" / "report.html").unlink()
+    assert audit([], tmp_path, only_report=True, console=Console(file=io.StringIO())) == 0
+    for name in ("report.html", "frameworks.md", "provenance.json"):
+        assert (tmp_path / "audit" / name).read_bytes() == (RESULTS / name).read_bytes()
+    text = " ".join(Page((tmp_path / "audit" / "report.html").read_text()).text)
+    committed = table.read(RESULTS)
+    assert f"{len(committed)} layers of {committed['framework'].nunique()} frameworks were measured" in text
+    for name, layer in committed[["name", "layer"]].to_numpy():
+        assert name in text
+        assert layer in text
+
+
+def test_the_page_needs_nothing_else_and_takes_names_for_text(odd):
+    text = io.StringIO()
+    audit([], odd, only_report=True, console=Console(file=text, width=200))
+    html = (odd / "audit" / "report.html").read_text()
+    page = Page(html)
+    assert page.open == []
+    assert "img" not in page.tags
+    assert page.tags.count("script") == 1
+    assert [link for link in page.links if not link.startswith(("#", "data:"))] == []
+    for link in page.links:
+        assert not link.startswith("#") or link[1:] in page.ids
+    assert "<script>x</script> | `a` [/x]" in "".join(page.text)
+    assert "failed, <img src=x> | _why_" in "".join(page.text)
+    assert "[red]*odd*" in text.getvalue()
+    markdown = (odd / "audit" / "frameworks.md").read_text()
+    assert "<script>" not in markdown
+    assert "<img" not in markdown
+    (row,) = [line for line in markdown.splitlines() if line.startswith("| torch ")]
+    assert len(re.findall(r"(?<!\\)\|", row)) == 16  # fifteen cells, whatever they hold
+
+
+def test_a_report_of_nothing_is_refused(tmp_path):
+    with pytest.raises(UserError, match="only_report: it takes no names, and a table"):
+        audit([], tmp_path, only_report=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
+def test_nothing_on_the_page_is_wider_than_a_phone_and_every_text_can_be_read():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        for width, scheme in ((390, "light"), (390, "dark"), (1280, "light")):
+            shown = Opened(browser, RESULTS / "report.html", width, scheme)
+            assert shown.errors == []
+            assert [url for url in shown.requests if not url.startswith(("file://", "data:"))] == []
+            assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
+            assert [entry for entry in shown.page.evaluate(CONTRAST) if entry[0] < 4.5] == []
+            assert shown.page.locator("table tbody tr").count() == len(table.read(RESULTS))
+        browser.close()

@@ -72,7 +72,7 @@ def test_the_installed_framework_writes_these_names_today(name, tmp_path):
     assert done.returncode == 0, done.stderr
     state = load_file(path)
     assert {key.partition(" ")[0] for key in case.keys} <= state.keys()
-    assert found(state, case.source) == case.layers
+    assert set(found(state, case.source)) == set(case.layers)
     result = translate_state(state, case.source, "karpathy", "inference", eps=1e-5)
     assert all(torch.equal(result.state[key], value) for key, value in state.items())
 

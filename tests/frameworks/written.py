@@ -226,7 +226,7 @@ WRITTEN = {
          "non_trainable_variables/s/bn/moving_variance", "non_trainable_variables/s/scaling/mean"),
         (("s/bn", "non_trainable_variables/s/bn/moving_mean", "non_trainable_variables/s/bn/moving_variance",
           "trainable_variables/s/bn/gamma", "trainable_variables/s/bn/beta", None),),
-        _KERAS.replace("Sequential([", "Sequential(name='s', layers=[") + "state = {}\n"
+        _KERAS.replace("Sequential([", "Sequential(name='s', layers=[") + "state = {}\nnet.compile('adam', 'mse')\n"
         "def collect(tree, path):\n    for key, value in tree.items():\n"
         "        name = (*path, key)\n"
         "        collect(value, name) if isinstance(value, dict) else state.update({'/'.join(name): value})\n"

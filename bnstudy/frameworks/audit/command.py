@@ -19,6 +19,7 @@ def audit(
     results_dir: Path = Path("results"),
     *,
     timeout: float = 300.0,
+    only_report: bool = False,
     console: Console | None = None,
 ) -> int:
     """Measure which BatchNorm frameworks implement, print the table and write `results_dir/audit/`.
@@ -30,13 +31,15 @@ def audit(
         names: of layers ("flax-linen") or frameworks ("flax"); none for all.
         results_dir: where `audit/` is. Default: results.
         timeout: seconds for each layer. Default: 300.
+        only_report: measure nothing, and write the pages again from the table. Default: False.
         console: where the table is printed. Default: standard output.
 
     Returns:
         Exit code: 0, or 1 when an installed framework could not be measured or a named one is missing.
 
     Raises:
-        UserError: an unknown name, a limit that is not positive, or an earlier table that cannot be read.
+        UserError: an unknown name, a limit that is not positive, a place that cannot be written to, or an earlier table that
+            cannot be read or, with `only_report`, is not there.
 
     Source: docs/architecture.md, "The audit".
     """
@@ -45,7 +48,13 @@ def audit(
         raise UserError(f"timeout: {timeout:g} s is no time limit; use a positive number of seconds")
     folder = results_dir / "audit"
     _check_folder(folder)
-    kept = table.read(folder) if names else table.frame([])
+    kept = table.read(folder) if names or only_report else table.frame([])
+    if only_report:
+        if kept.empty or names:
+            raise UserError(f"only_report: it takes no names, and a table in {folder}; run bnstudy audit first")
+        report.write(kept, folder)
+        report.show(kept, console or Console())
+        return 0
     rows = []
     with Console(stderr=True).status("") as status:
         for place, entry in enumerate(chosen, start=1):

@@ -1,95 +1,143 @@
-"""The audit's table for people: Markdown, an HTML section, and the terminal."""
+"""The audit's table for people: a page like those of studies, Markdown, and the terminal."""
 
 from __future__ import annotations
 
-import html
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from bnstudy.analysis.report.page import plain
+from bnstudy.analysis.report.sheets import Cell, Sheet
+from bnstudy.analysis.report.shell import page
 from bnstudy.atomic import atomic_file
-from bnstudy.frameworks.audit.table import rows as table_rows
+from bnstudy.batchnorm.conventions import CONVENTIONS
+from bnstudy.frameworks.audit.table import FILE, rows
 
-_INTRODUCTION = """Each layer was fed chosen batches in a process of its own and judged by what came back, not by its
-documentation: factors, weights and ε are fitted. Variances are those of the training batch, m values a channel: biased
-divides by m, unbiased by m-1. "weight" is that of the new batch in the moving average at the layer's default; "momentum" is
-what the layer's argument of that name (or decay) weighs, and its default. ε stands inside the root unless it is said to
-stand elsewhere. "misfit" is the largest relative residual of the laws that the row rests on, "next" the relative distance of
-the nearest other hypothesis. "Δ bnstudy" is the largest difference of outputs and buffers from bnstudy's layer under the
-named convention over five updates, float32."""
+Record = dict[str, Any]
+"""A row of the table, by column."""
+TITLE = "Which BatchNorm does a framework implement?"
+_METHOD = (
+    "Each layer was fed chosen batches in a process of its own and judged by what came back, not by its documentation: "
+    "factors, weights and ε are fitted."
+)
+_COLUMNS: dict[str, tuple[Callable[[Record], Cell], str]] = {
+    "name": (lambda row: Cell(row["name"]), "as bnstudy audit takes it"),
+    "convention": (lambda row: Cell(row["convention"]), "the pair of variances, where nothing about the layer is odd"),
+    "normalises by": (
+        lambda row: Cell(row["normalize"]),
+        "the variance of a training batch of m values a channel: biased divides by m, unbiased by m − 1",
+    ),
+    "stores": (lambda row: Cell(row["accumulate"]), "the variance that it averages for inference"),
+    "weight": (lambda row: _weight(row), "that of the new batch in the moving average, at the layer's default"),
+    "momentum": (lambda row: Cell(_momentum(row)), "what the argument of that name (or decay) weighs, and its default"),
+    "ε": (lambda row: Cell(_epsilon(row), _key(row["eps"])), "inside the root, unless it says where else"),
+    "start": (
+        lambda row: Cell(f"{_number(row['start_mean'])}, {_number(row['start_variance'])}"),
+        "mean and variance before the first batch",
+    ),
+    "bias correction": (lambda row: Cell(row["bias_correction"]), "whether the start value's share is taken out, and where"),
+    "m = 1": (lambda row: Cell(row["single"]), "what happens where a channel has one value"),
+    "version": (lambda row: Cell(row["version"]), "of the framework"),
+    "layer": (lambda row: Cell(row["layer"]), "in the framework's own words"),
+    "misfit": (
+        lambda row: Cell(f"{row['residual']:.0e}", _key(row["residual"])),
+        "the largest relative residual of the laws that the row rests on",
+    ),
+    "next": (
+        lambda row: Cell(_short(row["runner_up"], ".2f"), _key(row["runner_up"])),
+        "the relative distance of the nearest other hypothesis",
+    ),
+    "Δ bnstudy": (
+        lambda row: Cell(_short(row["difference"], ".1g"), _key(row["difference"])),
+        "the largest difference of outputs and buffers from bnstudy's layer under the named convention over five updates, "
+        "float32",
+    ),
+}
+"""Of each column that people read: the cell of a row, and what it says."""
+_TERMINAL = ("name", "version", "convention", "weight", "ε", "Δ bnstudy")
 
 
-def sections(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str], list[str]]:
-    """(table for print, notes on its rows, one line for each layer that was not measured)."""
+def sheet(table: pd.DataFrame) -> Sheet:
+    """The measured rows as a table to be read."""
+    measured = rows(table[table["status"] == "measured"])
+    cells = [[cell(row) for cell, _ in _COLUMNS.values()] for row in measured]
+    return Sheet("frameworks", "Every layer", _METHOD, list(_COLUMNS), cells, len(cells), FILE)
+
+
+def answer(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """What the layers have, as pairs of a heading and their names; first those of the conventions."""
     measured = table[table["status"] == "measured"]
-    records = table_rows(measured)
-    shown = pd.DataFrame(
-        {
-            "name": measured["name"],
-            "layer": measured["layer"],
-            "version": measured["version"],
-            "normalizes by": measured["normalize"],
-            "stores": measured["accumulate"],
-            "convention": measured["convention"],
-            "weight": [_weight(one) for one in records],
-            "momentum": [_momentum(one) for one in records],
-            "ε": [_epsilon(one) for one in records],
-            "start": [f"{_number(m)}, {_number(v)}" for m, v in measured[["start_mean", "start_variance"]].to_numpy()],
-            "bias correction": measured["bias_correction"],
-            "m = 1": measured["single"],
-            "misfit": [f"{value:.0e}" for value in measured["residual"]],
-            "next": ["-" if math.isnan(value) else f"{value:.2f}" for value in measured["runner_up"]],
-            "Δ bnstudy": [_short(value) for value in measured["difference"]],
-        }
-    )
-    notes = [
-        f"{one['name']}: {'; '.join(filter(None, (one['oddities'], one['remarks'])))}"
-        for one in records
-        if one["oddities"] or one["remarks"]
-    ]
-    absent = table[table["status"] != "measured"]
-    return shown, notes, [f"{one['name']}: {one['status']}, {one['reason']}" for one in absent.to_dict("records")]
+    found = []
+    for name, convention in CONVENTIONS.items():
+        layers = measured.loc[measured["convention"] == name, "name"]
+        if len(layers):
+            pair = f"normalises by the {convention.normalize} variance, stores the {convention.accumulate} one"
+            found.append((f"{name}: {pair}", ", ".join(layers)))
+    odd = measured.loc[measured["convention"] == "unknown", "name"]
+    return [*found, *([("none of these, for reasons in the notes", ", ".join(odd))] if len(odd) else [])]
+
+
+def notes(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """What is odd about measured layers, and why others were not measured, by name."""
+    found = []
+    for row in rows(table):
+        texts = [row["oddities"], row["remarks"]] if row["status"] == "measured" else [f"{row['status']}, {row['reason']}"]
+        if any(texts):
+            found.append((row["name"], "; ".join(filter(None, texts))))
+    return found
 
 
 def markdown(table: pd.DataFrame) -> str:
     """The page `frameworks.md`."""
-    shown, notes, absent = sections(table)
-    parts = ["# Which BatchNorm does a framework implement?", _machine(table), _INTRODUCTION]
-    parts += [shown.to_markdown(index=False, disable_numparse=True)] if len(shown) else []
-    for title, lines in (("Notes", notes), ("Not measured", absent), ("Versions", _versions(table))):
-        if lines:
-            parts.append(f"## {title}\n\n" + "\n".join(f"- {line}" for line in lines))
-    return "\n\n".join(parts) + "\n"
+    shown = sheet(table)
+    parts = [f"# {TITLE}", f"Measured by `bnstudy audit` on {plain(_machines(table))}. {_METHOD}"]
+    parts.append("\n".join(f"- {plain(head)}: {plain(names)}" for head, names in answer(table)))
+    if shown.rows:
+        frame = pd.DataFrame([[plain(cell.text) for cell in row] for row in shown.rows], columns=pd.Index(shown.columns))
+        parts.append(frame.to_markdown(index=False, disable_numparse=True))
+    columns = [(head, text) for head, (_, text) in _COLUMNS.items()]
+    for title, pairs in (("Columns", columns), ("Notes", notes(table)), ("Versions", list(_versions(table).items()))):
+        if pairs:
+            parts.append(f"## {title}\n\n" + "\n".join(f"- {plain(name)}: {plain(text)}" for name, text in pairs))
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def section(table: pd.DataFrame) -> str:
-    """The same as a `<section>` of HTML, for a report to take in."""
-    shown, notes, absent = sections(table)
-    parts = ["<h2>Which BatchNorm does a framework implement?</h2>", f"<p>{html.escape(_machine(table))}</p>"]
-    parts += [f"<p>{html.escape(_INTRODUCTION)}</p>", shown.to_html(index=False, border=0)]
-    for title, lines in (("Notes", notes), ("Not measured", absent), ("Versions", _versions(table))):
-        if lines:
-            items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-            parts.append(f"<h3>{title}</h3>\n<ul>{items}</ul>")
-    return '<section id="audit">\n' + "\n".join(parts) + "\n</section>\n"
+def html(table: pd.DataFrame) -> str:
+    """The same as one self-contained page."""
+    values: dict[str, object] = {
+        "name": TITLE,
+        "count": int((table["status"] == "measured").sum()),
+        "frameworks": int(table.loc[table["status"] == "measured", "framework"].nunique()),
+        "answer": answer(table),
+        "sheet": sheet(table),
+        "columns": [(head, text) for head, (_, text) in _COLUMNS.items()],
+        "notes": notes(table),
+        "origin": [
+            ("command", "bnstudy audit"),
+            ("machine", _machines(table)),
+            ("versions", ", ".join(map(" ".join, _versions(table).items()))),
+        ],
+    }
+    return page("audit.html.j2", "audit", "answer", values, Path(__file__).parent / "templates", style=_STYLE)
 
 
 def provenance(table: pd.DataFrame) -> str:
     """Where the table comes from, as JSON: command, seed of the inputs, machine, versions."""
     machines = table[["platform", "device", "python"]].drop_duplicates().to_dict("records")
-    versions = dict(pair.split(" ", 1) for pair in _versions(table))
-    found = {"command": "bnstudy audit", "seed": 0, "layers": len(table), "machines": machines, "versions": versions}
+    found = {"command": "bnstudy audit", "seed": 0, "layers": len(table), "machines": machines, "versions": _versions(table)}
     return json.dumps(found, indent=1) + "\n"
 
 
 def write(table: pd.DataFrame, folder: Path) -> None:
-    """Write `frameworks.md`, `section.html` and `provenance.json`, each through a temporary name."""
-    texts = {"frameworks.md": markdown(table), "section.html": section(table), "provenance.json": provenance(table)}
+    """Write `frameworks.md`, `report.html` and `provenance.json`, each through a temporary name."""
+    texts = {"frameworks.md": markdown(table), "report.html": html(table), "provenance.json": provenance(table)}
     for name, text in texts.items():
         with atomic_file(folder / name) as file:
             file.write(text.encode())
@@ -97,57 +145,67 @@ def write(table: pd.DataFrame, folder: Path) -> None:
 
 def show(table: pd.DataFrame, console: Console) -> None:
     """Print the table, narrow enough for a terminal, and its notes."""
-    shown, notes, absent = sections(table)
-    columns = ["name", "version", "convention", "weight", "ε", "Δ bnstudy"]
+    shown = sheet(table)
+    places = [shown.columns.index(column) for column in _TERMINAL]
     grid = Table(box=None, pad_edge=False)
-    for column in columns:
-        grid.add_column(column.replace(" bnstudy", ""), no_wrap=True)
-    for values in shown[columns].to_numpy():
-        grid.add_row(*map(str, values))
-    if len(shown):
+    for column in _TERMINAL:
+        grid.add_column(column.removesuffix(" bnstudy"), no_wrap=True)
+    for row in shown.rows:
+        grid.add_row(*(Text(row[place].text) for place in places))
+    if shown.rows:
         console.print(grid)
-    for title, lines in (("Notes", notes), ("Not measured", absent)):
-        if lines:
-            console.print(f"\n{title}")
-            for line in lines:
-                console.print(f"  {line}", markup=False, highlight=False)
+    for name, text in notes(table):
+        console.print(Text(f"  {name}: {text}"))
 
 
-def _weight(one: dict[str, Any]) -> str:
-    if one["schedule"] == "cumulative":
-        return "1/t"
-    first = "1, then " if one["schedule"] == "first batch replaces the start" else ""
-    return "-" if math.isnan(one["weight"]) else f"{first}{one['weight']:g}"
+_STYLE = """
+.conventions { display: block; margin: 0; }
+.conventions dt { margin-top: 0.8rem; }
+.scroll { max-height: none; }
+.sheet td:first-child, .sheet th:first-child { position: sticky; left: 0; z-index: 1; background: var(--paper); }
+.sheet th:first-child { background: var(--raised); }
+@media (max-width: 640px) { .sheet td:first-child { white-space: normal; max-width: 8rem; } }
+"""
 
 
-def _momentum(one: dict[str, Any]) -> str:
-    if one["momentum_means"] not in ("new batch", "old value"):
-        return str(one["momentum_means"])
-    default = one["momentum_default"]
-    return f"{one['momentum_means']}, {'no default' if math.isnan(default) else f'{default:g}'}"
+def _weight(row: Record) -> Cell:
+    if row["schedule"] == "cumulative":
+        return Cell("1/t")
+    first = "1, then " if row["schedule"] == "first batch replaces the start" else ""
+    return Cell(first + _short(row["weight"], "g"), _key(row["weight"]))
 
 
-def _epsilon(one: dict[str, Any]) -> str:
-    place: str = one["eps_place"]
+def _momentum(row: Record) -> str:
+    if row["momentum_means"] not in ("new batch", "old value"):
+        return str(row["momentum_means"])
+    default = row["momentum_default"]
+    return f"{row['momentum_means']}, {'no default' if math.isnan(default) else f'{default:g}'}"
+
+
+def _epsilon(row: Record) -> str:
+    place: str = row["eps_place"]
     if place in ("unknown", "not visible"):
         return place
-    return _number(one["eps"]) + (f" {place}" if place != "inside" else "")
+    return _number(row["eps"]) + (f" {place}" if place != "inside" else "")
 
 
 def _number(value: float) -> str:
     return "varies" if math.isnan(value) else f"{value:g}"
 
 
-def _short(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.1g}"
+def _short(value: float, form: str) -> str:
+    return "–" if math.isnan(value) else f"{value:{form}}"
 
 
-def _machine(table: pd.DataFrame) -> str:
+def _key(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _machines(table: pd.DataFrame) -> str:
     machines = table[["platform", "device", "python"]].drop_duplicates().to_numpy().tolist()
-    said = "; ".join(f"{system}, {device}, Python {python}" for system, device, python in machines)
-    return f"Measured by `bnstudy audit` on {said}."
+    return "; ".join(f"{system}, {device}, Python {python}" for system, device, python in machines)
 
 
-def _versions(table: pd.DataFrame) -> list[str]:
+def _versions(table: pd.DataFrame) -> dict[str, str]:
     pairs = {pair for text in table["versions"] for pair in text.split(", ") if pair}
-    return sorted(pairs)
+    return dict(pair.split(" ", 1) for pair in sorted(pairs))
