@@ -229,9 +229,10 @@ def test_pages_are_written_again_from_the_table_and_say_what_it_says(tmp_path):
     shutil.copytree(RESULTS, tmp_path / "audit")
     (tmp_path / "audit" / "report.html").unlink()
     assert audit([], tmp_path, only_report=True, console=Console(file=io.StringIO())) == 0
-    for name in ("report.html", "frameworks.md", "provenance.json"):
+    for name in ("frameworks.md", "provenance.json"):
         assert (tmp_path / "audit" / name).read_bytes() == (RESULTS / name).read_bytes()
-    text = " ".join(Page((tmp_path / "audit" / "report.html").read_text()).text)
+    text, before = (" ".join(Page((folder / "report.html").read_text()).text) for folder in (tmp_path / "audit", RESULTS))
+    assert text == before
     committed = table.read(RESULTS)
     assert f"{len(committed)} layers of {committed['framework'].nunique()} frameworks were measured" in text
     for name, layer in committed[["name", "layer"]].to_numpy():
