@@ -129,7 +129,56 @@ class _Place:
     averaged: bool
 
 
-_Table = Mapping[_Place, Mapping[str, str]]
+class _Table:
+    """The tensors of a state that have a role in one set of names, by the place where they stand."""
+
+    def __init__(self, keys: Mapping[str, Key], names: Names, scheme: Scheme) -> None:
+        self.names, self.collections, self._keys = names, dict(scheme.collections), keys
+        self.places: dict[_Place, dict[str, str]] = {}
+        for text, key in keys.items():
+            role = role_of(key, names, scheme.joined)
+            if role is not None:
+                self.places.setdefault(_Place(role[1], key.averaged), {}).setdefault(role[0], text)
+        # γ and β by their way from a collection of parameters on, whatever root that has.
+        self._branches: dict[tuple[str, ...], list[_Place]] = {}
+        for place in self.places:
+            for at, part in enumerate(place.parts):
+                if part in self.collections.values() and self._has_parameters(place) and not _OPTIMIZERS & set(place.parts):
+                    self._branches.setdefault(place.parts[at:], []).append(place)
+
+    def layer(self, place: _Place) -> LayerKeys | None:
+        """The group of tensors around the statistics at a place; None where it is not complete."""
+        beside = next(filter(self._has_parameters, self._parameter_places(place)), place)
+        roles = {role: text for role, text in self.places[beside].items() if role in _PARAMETERS} | self.places[place]
+        if not set(_STATISTICS) <= roles.keys() or not set(self.names.all_of) <= roles.keys():
+            return None
+        collection = next((at for at, part in enumerate(place.parts) if part in self.collections), None)
+        if self.names.any_of and collection is None and not set(self.names.any_of) & roles.keys():
+            return None
+        scope = beside.parts if place.parts[: len(beside.parts)] == beside.parts else place.parts
+        name = self._keys[roles["variance"]].name(scope, collection)
+        if place.averaged and beside == place:
+            name += "/ExponentialMovingAverage"  # of all of the layer's tensors, beside the layer itself
+        return LayerKeys(name, **roles)
+
+    def _has_parameters(self, place: _Place) -> bool:
+        return any(role in self.places.get(place, {}) for role in _PARAMETERS)
+
+    def _parameter_places(self, place: _Place) -> Iterator[_Place]:
+        """Where γ and β of a layer may stand, the likeliest place first."""
+        parts, half = place.parts, len(place.parts) // 2
+        scopes = [parts, *([parts[:half]] if half and parts[:half] == parts[half:] else [])]  # TensorFlow 1 doubles a scope
+        yield from (_Place(scope, averaged) for scope in scopes for averaged in dict.fromkeys((place.averaged, False)))
+        for at, part in enumerate(parts):
+            if part in self.collections:
+                inner = (self.collections[part], *parts[at + 1 :])
+                yield _Place((*parts[:at], *inner), place.averaged)
+                yield _Place((*parts[:at], *inner[1:]), place.averaged)
+                # Another root, as where a training state keeps parameters and statistics in fields of their own.
+                others = self._branches.get(inner, [])
+                shortest = min((len(other.parts) for other in others), default=0)
+                nearest = [other for other in others if len(other.parts) == shortest]
+                yield from nearest if len(nearest) == 1 else ()
 
 
 def _searches(state: Mapping[str, Tensor], own: str) -> dict[str, _Search]:
@@ -142,69 +191,25 @@ def _searches(state: Mapping[str, Tensor], own: str) -> dict[str, _Search]:
 def _search(state: Mapping[str, Tensor], keys: Mapping[str, Key], scheme: Scheme) -> _Search:
     search = _Search()
     for names in scheme.names:
-        table: dict[_Place, dict[str, str]] = {}
-        for text, key in keys.items():
-            role = role_of(key, names, scheme.joined)
-            if role is not None:
-                table.setdefault(_Place(role[1], key.averaged), {}).setdefault(role[0], text)
-        for place, roles in table.items():
+        table = _Table(keys, names, scheme)
+        for place, roles in table.places.items():
             statistics = [roles[role] for role in _STATISTICS if role in roles]
-            if not statistics:
-                continue
             if len(statistics) == 1 and "count" in roles:
                 there, other = (names.mean, names.variance) if "mean" in roles else (names.variance, names.mean)
                 missing = other.join(statistics[0].rsplit(there, 1))
-                search.problems.append(f"{statistics[0]!r} has no {missing!r} beside it; both are needed")
-                continue
-            layer = _layer(place, table, names, scheme, keys) if len(statistics) == 2 else None
-            problem = None if layer is None else _misfit(layer, state, names)
-            if layer is None or (problem is not None and names.generic):
-                search.alone += statistics
-            elif problem is not None:
-                search.problems.append(problem)
-            else:
-                search.layers.append(layer)
+                search.problems.append(f"{shown(statistics[0])} has no {shown(missing)} beside it; both are needed")
+            elif statistics:
+                layer = table.layer(place)
+                problem = None if layer is None else _misfit(layer, state, names)
+                if layer is None or (problem is not None and names.generic):
+                    search.alone += statistics
+                elif problem is not None:
+                    search.problems.append(problem)
+                else:
+                    search.layers.append(layer)
     order = {text: position for position, text in enumerate(state)}
     search.layers.sort(key=lambda layer: order[layer.variance])
     return search
-
-
-def _layer(place: _Place, table: _Table, names: Names, scheme: Scheme, keys: Mapping[str, Key]) -> LayerKeys | None:
-    """The group of tensors around the statistics at a place; None where it is not complete."""
-    beside = next((at for at in _parameter_places(place, table, scheme) if _has_parameters(at, table)), place)
-    roles = {**{role: text for role, text in table[beside].items() if role in _PARAMETERS}, **table[place]}
-    collection = next((at for at, part in enumerate(place.parts) if part in dict(scheme.collections)), None)
-    if names.any_of and collection is None and not set(names.any_of) & roles.keys():
-        return None
-    if not set(names.all_of) <= roles.keys():
-        return None
-    scope = beside.parts if place.parts[: len(beside.parts)] == beside.parts else place.parts
-    name = keys[roles["variance"]].name(scope, collection)
-    if place.averaged and table[beside] is table[place]:
-        name += "/ExponentialMovingAverage"  # of all of the layer's tensors, beside the layer itself
-    return LayerKeys(name, **roles)
-
-
-def _has_parameters(place: _Place, table: _Table) -> bool:
-    return any(role in table.get(place, {}) for role in _PARAMETERS)
-
-
-def _parameter_places(place: _Place, table: _Table, scheme: Scheme) -> Iterator[_Place]:
-    """Where γ and β of a layer may stand, the likeliest place first."""
-    parts, half = place.parts, len(place.parts) // 2
-    scopes = [parts, *([parts[:half]] if half and parts[:half] == parts[half:] else [])]  # TensorFlow 1 doubles a scope
-    yield from (_Place(scope, averaged) for scope in scopes for averaged in dict.fromkeys((place.averaged, False)))
-    for statistics, parameters in scheme.collections:
-        for at in (at for at, part in enumerate(parts) if part == statistics):
-            yield _Place((*parts[:at], parameters, *parts[at + 1 :]), place.averaged)
-            yield _Place((*parts[:at], *parts[at + 1 :]), place.averaged)
-            # Another root, as where a training state keeps parameters and statistics in fields of their own.
-            inner = (parameters, *parts[at + 1 :])
-            others = [other for other in table if other.parts[-len(inner) :] == inner and _has_parameters(other, table)]
-            others = [other for other in others if not _OPTIMIZERS & set(other.parts)]
-            shortest = min((len(other.parts) for other in others), default=0)
-            nearest = [other for other in others if len(other.parts) == shortest]
-            yield from nearest if len(nearest) == 1 else ()
 
 
 def _misfit(layer: LayerKeys, state: Mapping[str, Tensor], names: Names) -> str | None:
@@ -212,11 +217,11 @@ def _misfit(layer: LayerKeys, state: Mapping[str, Tensor], names: Names) -> str 
     variance = state[layer.variance]
     if not variance.is_floating_point() or (variance.dim() != 1 and not names.stacked):
         shape = f"{tuple(variance.shape)} of {variance.dtype}"
-        return f"{layer.variance!r} has shape {shape}; one floating-point value a channel expected"
+        return f"{shown(layer.variance)} has shape {shape}; one floating-point value a channel expected"
     for key in (layer.mean, layer.gain, layer.shift, layer.also):
         if key is not None and state[key].shape != variance.shape:
-            shapes = f"{tuple(state[key].shape)}, {layer.variance!r} has {tuple(variance.shape)}"
-            return f"{key!r} has shape {shapes}; they must be equal"
+            shapes = f"{tuple(state[key].shape)}, {shown(layer.variance)} has {tuple(variance.shape)}"
+            return f"{shown(key)} has shape {shapes}; they must be equal"
     return None
 
 

@@ -127,7 +127,7 @@ def check_shapes(optimizer: Mapping[str, Any], names: Sequence[str] | None, stat
             for key, value in moments.get(identity, {}).items():
                 if isinstance(value, Tensor) and value.dim() > 0 and value.shape != state[name].shape:
                     shapes = f"{tuple(value.shape)}, the parameter has {tuple(state[name].shape)}"
-                    raise UserError(f"optimizer: {shown(key)} of {name!r} has shape {shapes}; they must be equal")
+                    raise UserError(f"optimizer: {shown(key)} of {shown(name)} has shape {shapes}; they must be equal")
 
 
 def _checked(optimizer: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[int, dict[str, Any]]]:
@@ -193,5 +193,5 @@ def _moments(state: dict[str, Any], kind: str, s: float, name: str) -> dict[str,
         if key in powers and isinstance(value, Tensor):
             new[key] = scaled(value, s ** powers[key])
         elif isinstance(value, Tensor) and value.dim() > 0:
-            raise UserError(f"optimizer: {name!r} has state {shown(key)}, which is not SGD's or Adam's")
+            raise UserError(f"optimizer: {shown(name)} has state {shown(key)}, which is not SGD's or Adam's")
     return new

@@ -118,7 +118,7 @@ def _keep_inference(task: _Task) -> Translated:
             if eps[layer.name] == target:
                 continue
             if layer.gain is None:
-                raise UserError(f"target_eps: layer {layer.name!r} has no γ to fold ε into; "
+                raise UserError(f"target_eps: layer {shown(layer.name)} has no γ to fold ε into; "
                                 f"give the target ε {eps[layer.name]:g}")  # fmt: skip
             new[layer.gain] = rules.fold(task.state[layer.gain], task.state[layer.variance], eps[layer.name], target)
         if any(value != target for value in eps.values()):
@@ -141,7 +141,7 @@ def _keep_training(task: _Task) -> Translated:
         ratio = rules.normalising_ratio(source, target, m)
         if ratio != 1:
             if layer.gain is None:
-                raise UserError(f"keep: layer {layer.name!r} has no γ in the file, and 'training' must rescale it")
+                raise UserError(f"keep: layer {shown(layer.name)} has no γ in the file, and 'training' must rescale it")
             gains[layer.gain] = ratio**0.5
             new[layer.gain] = rules.scaled(task.state[layer.gain], ratio**0.5)
             eps[layer.name] *= ratio
@@ -175,7 +175,7 @@ def _as_trained(task: _Task) -> Translated:
         try:
             new[layer.variance] = rules.as_trained(task.state[layer.variance], ratio, *shares)
         except ValueError as error:
-            raise UserError(f"{task.place}: layer {layer.name!r}: {error}, the share of the start value 1 that {steps} "
+            raise UserError(f"{task.place}: layer {shown(layer.name)}: {error}, the share of the start value 1 that {steps} "
                             f"batches at momentum {task.momentum} leave; check momentum and steps") from error  # fmt: skip
         if layer.also is not None:
             new[layer.also] = rules.scaled(task.state[layer.also], ratio)
@@ -188,16 +188,16 @@ def _values(task: _Task) -> Mapping[str, int]:
     found = task.values() if callable(task.values) else task.values
     missing = [layer.name for layer in task.layers if layer.name not in found]
     if missing:
-        raise UserError(f"values: layer {missing[0]!r} is missing; give m for every layer")
+        raise UserError(f"values: layer {shown(missing[0])} is missing; give m for every layer")
     return found
 
 
 def _steps(task: _Task, layer: LayerKeys) -> int:
     counted = None if layer.count is None else int(task.state[layer.count])
     if counted is None and task.steps is None:
-        raise UserError(f"steps: layer {layer.name!r} does not count its batches in {task.place}; give --steps")
+        raise UserError(f"steps: layer {shown(layer.name)} does not count its batches in {task.place}; give --steps")
     if counted is not None and task.steps is not None and counted != task.steps:
-        raise UserError(f"steps: {task.steps} was given but layer {layer.name!r} counted {counted}; leave --steps out")
+        raise UserError(f"steps: {task.steps} was given but layer {shown(layer.name)} counted {counted}; leave --steps out")
     return counted if counted is not None else task.steps or 0
 
 
@@ -206,28 +206,27 @@ def _eps_by_layer(eps: float | Mapping[str, float], layers: list[LayerKeys]) -> 
         return {layer.name: float(eps) for layer in layers}
     missing = [layer.name for layer in layers if layer.name not in eps]
     if missing:
-        raise UserError(f"eps: layer {missing[0]!r} is missing; give ε for every layer, or one number")
+        raise UserError(f"eps: layer {shown(missing[0])} is missing; give ε for every layer, or one number")
     return {layer.name: float(eps[layer.name]) for layer in layers}
 
 
 def _check_statistics(state: Mapping[str, Tensor], layers: list[LayerKeys], place: str) -> None:
     """Refuse statistics that no training leaves, since what is made of them would be as wrong."""
     for layer in layers:
-        for key, least in ((layer.mean, -torch.inf), (layer.variance, 0.0)):
-            wrong = state[key][~(state[key].isfinite() & (state[key] >= least))]
+        for key, least, rule in ((layer.mean, -torch.inf, "finite"), (layer.variance, 0.0, "finite and not negative")):
+            values = state[key]
+            wrong = values[~(values.isfinite() & (values >= least))]
             if wrong.numel():
-                what = "finite" if key == layer.mean else "finite and not negative"
-                raise UserError(f"{place}: {key!r} holds {float(wrong[0]):g} in {wrong.numel()} of {state[key].numel()} "
-                                f"channels; running statistics are {what}")  # fmt: skip
+                holds = f"holds {float(wrong[0]):g} in {wrong.numel()} of {values.numel()} channels"
+                raise UserError(f"{place}: {shown(key)} {holds}; running statistics are {rule}")
         if layer.count is not None and (state[layer.count].numel() != 1 or state[layer.count].item() < 0):
-            raise UserError(
-                f"{place}: {layer.count!r} holds {shown(state[layer.count].tolist())}; one count of batches expected"
-            )
+            holds = f"holds {shown(state[layer.count].tolist())}"
+            raise UserError(f"{place}: {shown(layer.count)} {holds}; one count of batches expected")
 
 
 def _check_results(old: Mapping[str, Tensor], new: Mapping[str, Tensor], place: str) -> None:
     """Refuse results that the type of a tensor cannot hold, as float16 may not."""
     for key, tensor in new.items():
         if tensor is not old[key] and not tensor.isfinite().all() and bool(old[key].isfinite().all()):
-            raise UserError(f"{place}: {key!r} rescaled does not fit into {str(tensor.dtype).removeprefix('torch.')}; "
+            raise UserError(f"{place}: {shown(key)} rescaled does not fit into {str(tensor.dtype).removeprefix('torch.')}; "
                             "convert the file to float32 first")  # fmt: skip

@@ -34,7 +34,7 @@ def measured_values(model: nn.Module, batch: Tensor) -> dict[str, int]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             m = inputs[0].size(0) * math.prod(inputs[0].shape[2:])
             if found.setdefault(name, m) != m:
-                raise ValueError(f"layer {name!r} sees {found[name]} and {m} values per channel in one pass")
+                raise ValueError(f"layer {shown(name)} sees {found[name]} and {m} values per channel in one pass")
 
         return hook
 
@@ -97,7 +97,7 @@ def _from_layers(names: Sequence[str], per_layer: Mapping[str, Any], batch_size:
     strangers = [str(name) for name in per_layer if name not in names]
     missing = [name for name in names if name not in per_layer]
     if strangers or missing:
-        wrong = f"{shown(strangers[0])} is no layer of the file" if strangers else f"layer {missing[0]!r} is missing"
+        wrong = f"{shown(strangers[0])} is no layer of the file" if strangers else f"layer {shown(missing[0])} is missing"
         raise UserError(f"per_layer: {wrong}; give m, or [H, W], for each of {_listed(names)}")
     found = {}
     for name in names:
@@ -105,12 +105,12 @@ def _from_layers(names: Sequence[str], per_layer: Mapping[str, Any], batch_size:
         if isinstance(value, list) and 0 < len(value) <= 3 and all(_whole(side) and side > 0 for side in value):
             if batch_size is None:
                 raise UserError(
-                    f"per_layer: layer {name!r} has {shown(value)} but the batch size is unknown; give --batch-size"
+                    f"per_layer: layer {shown(name)} has {shown(value)} but the batch size is unknown; give --batch-size"
                 )
             value = batch_size * math.prod(value)
         if not _whole(value):
-            raise UserError(f"per_layer: layer {name!r} has {shown(value)}; use a whole number m, or [H, W]")
-        found[name] = _at_least_two(value, f"per_layer: layer {name!r}")
+            raise UserError(f"per_layer: layer {shown(name)} has {shown(value)}; use a whole number m, or [H, W]")
+        found[name] = _at_least_two(value, f"per_layer: layer {shown(name)}")
     return found
 
 
