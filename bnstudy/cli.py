@@ -145,6 +145,14 @@ def predict(
     """Print what theory predicts for each convention."""
     from bnstudy import commands
 
+    for option, value in (("--batch-size", batch_size), ("--positions", positions)):
+        if value < 1:
+            raise UserError(f"{option}: {value} is no number of values; use 1 or more")
+    if momentum is not None and not 0 < momentum <= 1:
+        raise UserError(f"--momentum: {momentum:g} is no weight of the new batch; use 0 < momentum ≤ 1")
+    if m_eff is not None and not m_eff > 1:
+        raise UserError(f"--m-eff: {m_eff:g} samples have no variance of their own; use more than 1")
+
     commands.predict(batch_size, positions, m_eff, momentum)
 
 
@@ -292,12 +300,8 @@ def _number(text: str | None) -> float | str | None:
 def main() -> None:
     """Entry point of the console script."""
     try:
-        os.getcwd()  # a folder that somebody has deleted fails in a different way at every turn
+        _require_current_folder()
         code = app(standalone_mode=False)
-    except FileNotFoundError as error:
-        if Path("/proc/self/cwd").exists() or error.filename is not None:
-            raise
-        code = _complain("the current folder does not exist any more; change to one that does")
     except UserError as error:
         code = _complain(str(error))
     except UsageError as error:
@@ -305,6 +309,14 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     sys.exit(code)
+
+
+def _require_current_folder() -> None:
+    """Refuse a current folder that somebody has deleted, in which everything fails in its own way."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UserError("the current folder does not exist any more; change to one that does") from error
 
 
 def _complain(text: str) -> int:

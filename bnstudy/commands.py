@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,8 @@ def _run_cells(configs: list[Any], command: str) -> int:
     from bnstudy.tracking import Mirror
 
     first = configs[0]
-    _require_writable(Path(first.results_dir))
     planned = _planned(configs)
+    _require_writable(Path(first.results_dir))
     with Mirror(planned[1].root, first.name, first.tracking) as mirror:
         code = _run_planned(configs, command, planned, mirror)
         if code != 130:
@@ -227,10 +227,20 @@ def show(console: Console, title: str, frame: pd.DataFrame) -> None:
 
 
 def _require_writable(folder: Path) -> None:
+    """Refuse a results folder that cannot be made or written; none is left behind by looking."""
+    made: list[Path] = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
-    except OSError:
-        writable = False
-    if not writable:
-        raise UserError(f"results_dir: {str(folder)!r} cannot be written; use a folder you may write to")
+        for parent in reversed([folder, *folder.parents]):
+            if not parent.exists():
+                parent.mkdir()
+                made.append(parent)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(
+            f"results_dir: {str(folder)!r} cannot be written ({reason}); use a folder you may write to"
+        ) from error
+    finally:
+        for parent in reversed(made):
+            parent.rmdir()

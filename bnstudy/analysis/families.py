@@ -82,7 +82,10 @@ class Family:
 def pairs_of(contrasts: Sequence[str | Sequence[str]]) -> list[tuple[str, str]]:
     """Contrasts as (arm, reference) pairs; a bare arm is compared with `paper`. UserError if one cannot be read."""
     listed = [contrasts] if isinstance(contrasts, str) else contrasts
-    pairs = [(item, REFERENCE) if isinstance(item, str) else tuple(item) for item in listed]
+    pairs = [
+        (item, REFERENCE) if isinstance(item, str) else tuple(item) if isinstance(item, Sequence) else (item,)
+        for item in listed
+    ]
     for pair in pairs:
         if len(pair) != 2 or pair[0] == pair[1]:
             expected = f"an arm other than '{REFERENCE}', or a pair [arm, reference]"

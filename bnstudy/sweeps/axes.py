@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 import shlex
@@ -19,9 +18,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bnstudy.errors import UserError, first_line
 from bnstudy.sweeps.composition import compose_cells, hydra_loader
-from bnstudy.sweeps.config import Config
+from bnstudy.sweeps.config import Config, study_keys
 from bnstudy.sweeps.explanation import explained, kind_of, no_choice, no_override, unknown_key
-from bnstudy.training.config import TrainingConfig
 
 MOST_CELLS = 100_000
 """Cells of one study; more are a slip of the keyboard, and would fill the memory before any of them is checked."""
@@ -29,14 +27,6 @@ _OPEN = ("engine.options", "study.family", "model.args", "dataset.args", "hydra.
 """Mappings whose keys a schema cannot list; overriding them needs no `++`."""
 _HYDRA = ("hydra.mode", "hydra.sweeper.params", "hydra.searchpath")
 """What of Hydra's own settings means something to a study."""
-
-
-def _of_study() -> frozenset[str]:
-    """Keys that a study has once, for all its cells: what its configuration adds to a training's."""
-    added = {field.name for field in dataclasses.fields(Config)} - {
-        field.name for field in dataclasses.fields(TrainingConfig)
-    }
-    return frozenset(added - {"seeds"})
 
 
 def study_cells(arguments: Sequence[str], multirun: bool = False, folder: Path | None = None) -> list[Config]:
@@ -176,7 +166,7 @@ def _refuse_axes(overrides: Sequence[Override]) -> None:
 
 def _product(overrides: Sequence[Override]) -> list[tuple[str, ...]]:
     """The overrides of every cell: all combinations of the values of all axes, the last axis fastest."""
-    once = _of_study() | {"experiments"}
+    once = {*study_keys(), "experiments"}
     axes = []
     for override in overrides:
         key, text = override.key_or_group, str(override.input_line)

@@ -19,6 +19,10 @@ _CHOICES = {
 }
 
 
+MOST_SEEDS = 10_000
+"""Seeds of a cell; more are a slip of the keyboard, and would fill the memory before anything is checked."""
+
+
 def check_cell(config: Config) -> DatasetShape:
     """Refuse a cell that cannot run; nothing is loaded or written.
 
@@ -32,6 +36,9 @@ def check_cell(config: Config) -> DatasetShape:
         if (value := getattr(config, key)) not in choices:
             raise UserError(f"{key}: {value!r} is unknown; use {' or '.join(map(repr, choices))}")
     check_name("name", config.name)
+    for key in ("output_dir", "results_dir"):
+        if not (value := getattr(config, key)).strip():
+            raise UserError(f"{key}: {value!r} is no folder; use a path, or . for the current one")
     check_name("variance.name", config.variance.name)
     for group, part in (("model", config.model), ("dataset", config.dataset)):
         check_name(f"{group}.name", part.name, part.factory)
@@ -69,6 +76,8 @@ def seed_list(seeds: Any) -> list[int]:
     Raises:
         UserError: not a positive number or a list of different numbers ≥ 0.
     """
+    if isinstance(seeds, int) and seeds > MOST_SEEDS:
+        raise UserError(f"seeds: {seeds} are more than the {MOST_SEEDS:,} that a cell may have; use fewer")
     if isinstance(seeds, int) and not isinstance(seeds, bool) and seeds >= 1:
         return list(range(seeds))
     if isinstance(seeds, Sequence) and not isinstance(seeds, str) and len(seeds) > 0:

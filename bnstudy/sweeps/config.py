@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from bnstudy.training.config import TrainingConfig
@@ -93,3 +93,9 @@ class Config(TrainingConfig):
     results_dir: str = field(default="results", metadata=PRESENTATION)
     retry_failed: bool = field(default=False, metadata=PRESENTATION)
     report: bool = field(default=True, metadata=PRESENTATION)
+
+
+def study_keys() -> list[str]:
+    """Keys that have one value for all cells of a study: what a cell adds to a training, seeds apart, and the device."""
+    training = {field.name for field in fields(TrainingConfig)}
+    return [field.name for field in fields(Config) if field.name not in training | {"seeds"}] + ["device"]

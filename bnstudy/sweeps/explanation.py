@@ -128,10 +128,8 @@ def kind_of(key: str) -> str | None:
 def is_known(key: str) -> bool:
     """Whether the schema has a key, a section of that name, or a mapping or list that the key is in."""
     kinds = {known.name: known.kind for known in keys()}
-    above = key.rpartition(".")[0]
-    if key.startswith("hydra."):
-        return True
-    return key in kinds or key in sections() or kinds.get(above, "").startswith(("dict", "list")) or "." in above
+    inside = any(key.startswith(f"{name}.") for name, kind in kinds.items() if kind.startswith(("dict", "list")))
+    return inside or key in kinds or key in sections() or key.startswith("hydra.")
 
 
 def _short(text: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from bnstudy.errors import UserError
 from bnstudy.names import check_layer
 from bnstudy.sweeps.checks import check_cell
-from bnstudy.sweeps.config import Config
+from bnstudy.sweeps.config import Config, study_keys
 from bnstudy.sweeps.engines import ENGINES
 from bnstudy.sweeps.identity import training_id
 from bnstudy.sweeps.plan import Effort, Plan, make_plan
@@ -18,8 +18,6 @@ from bnstudy.training.data import DatasetShape, require_files
 from bnstudy.training.imported import with_imports
 from bnstudy.training.schedule import total_steps
 
-_OF_THE_STUDY = ("name", "output_dir", "results_dir", "tracking", "device")
-"""Keys that all cells of a study share."""
 _CALL = 200_000
 """Values that a layer works through in the time that calling it takes."""
 
@@ -40,13 +38,22 @@ def plan_study(configs: Sequence[Config]) -> tuple[Plan, Store]:
     """
     configs = [with_imports(config) for config in configs]
     shapes = [check_cell(config) for config in configs]  # before torch is imported: a typing mistake is told at once
-    for key in _OF_THE_STUDY:
-        if len({getattr(config, key) for config in configs}) > 1:
-            raise UserError(f"{key}: differs between the cells of one study; use one value")
+    _check_shared(configs)
     device = _device(configs[0])
     configs = [dataclasses.replace(config, device=device) for config in configs]
     store = Store(configs[0].output_dir)
     return make_plan(configs, store, _efforts(configs, shapes)), store
+
+
+def _check_shared(configs: Sequence[Config]) -> None:
+    """Refuse cells that disagree on what a study has once, which an interpolation can make them do."""
+    for key in study_keys():
+        first = getattr(configs[0], key)
+        other = next((value for config in configs if (value := getattr(config, key)) != first), first)
+        if other != first:
+            inner = vars(first) if dataclasses.is_dataclass(first) else {}
+            path = ".".join([key, *(name for name in inner if getattr(other, name) != inner[name])][:2])
+            raise UserError(f"{path}: differs between the cells of one study; use one value")
 
 
 def _device(config: Config) -> str:
