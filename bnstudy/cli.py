@@ -258,7 +258,7 @@ def diagnose(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
     fail: Annotated[bool, typer.Option("--fail", help="Exit code 1 where something is wrong.")] = False,
 ) -> None:
-    """Say why train() and eval() of a model disagree, and what to do.
+    """Say why train() and eval() disagree, and what to do.
 
     Any model with BatchNorm layers, with batches as it was trained on.
     """
