@@ -11,14 +11,12 @@ from torch import Tensor
 
 from bnstudy.batchnorm.conventions import CONVENTIONS, Convention
 from bnstudy.batchnorm.population import Population
-from bnstudy.diagnosis.evidence import Evidence, Stored
+from bnstudy.diagnosis.evidence import Evidence
 from bnstudy.diagnosis.measure import Reference
 from bnstudy.diagnosis.nulls import Deviation, accumulated
 
 FAR = 4.0
 """Standard errors that an amplitude must be away from 0 and may be away from 1 at most: a chance of 1 in 16,000."""
-
-
 _COMMON = ("paper", "consistent_biased", "consistent_unbiased", "inverted")
 """Conventions by how many frameworks have them."""
 
@@ -43,10 +41,12 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class _Fit:
+    """An amplitude with its error, and what remains of the weighted distance: 1 a layer where only luck remains."""
+
+    patterns: list[Deviation]
     amplitude: float
     error: float
     left: float
-    """What remains of the weighted distance; 1 a layer where only luck remains."""
 
 
 def best_hypothesis(found: Sequence[Evidence], seen: Reference) -> Hypothesis | None:
@@ -62,46 +62,36 @@ def best_hypothesis(found: Sequence[Evidence], seen: Reference) -> Hypothesis | 
         The best fitting convention with an amplitude that is 1 within its error and not 0, and after which luck explains
         what is left; None if there is none, or with fewer than two batches.
 
-    Source: DESIGN.md, section 2, "Words and formulas"; bnstudy issue 7, part 2.
+    Source: docs/method.md, "Conventions".
     """
-    tested = [one for one in found if one.stored is not None and one.stored.redrawn is not None]
+    tested = _tested(found)
     own = {one.layer.convention for one in tested}
     if len(own) != 1 or measured_in_one_pass(found):
         return None
     (here,) = own
-    rivals = {}
-    for name, convention in CONVENTIONS.items():
+    lucky = _luck(tested)
+    limit = min(_left(tested, [Deviation(torch.zeros(1), torch.zeros(1))] * len(tested)), float(lucky.max()))
+    fits = {}
+    for name in _COMMON:
+        convention = CONVENTIONS[name]
         if convention == here or (convention.normalize != here.normalize and not seen.other):
             continue
-        patterns = [_pattern(one, convention, seen.other.get(one.layer)) for one in tested]
-        rivals[name] = (_fit(tested, patterns), patterns)
-    lucky = _luck(tested)
-    none = _fit(tested, [Deviation(torch.zeros(1), torch.zeros(1)) for _ in tested])
-    fitting = {
-        name: fit
-        for name, (fit, _) in rivals.items()
-        if fit.error > 0
-        and abs(fit.amplitude) > FAR * fit.error
-        and abs(fit.amplitude - 1) < min(FAR * fit.error, 0.5)
-        and fit.left < min(none.left, float(lucky.max()))
-    }
-    if not fitting:
+        fit = _fit(tested, [_pattern(one, convention, seen.other.get(one.layer)) for one in tested])
+        certain = fit.error > 0 and abs(fit.amplitude) > FAR * fit.error
+        if certain and abs(fit.amplitude - 1) < min(FAR * fit.error, 0.5) and fit.left < limit:
+            fits[name] = fit
+    if not fits:
         return None
-    best = min(fit.left for fit in fitting.values())
+    best = min(fit.left for fit in fits.values())
     # Those that luck cannot tell apart come by how common they are.
-    alike = [each for each, fit in fitting.items() if fit.left <= best + float(lucky.std())]
-    name = next(iter(sorted(alike, key=_COMMON.index)))
-    fit, patterns = rivals[name]
-    ratios = []
-    for one, pattern in zip(tested, patterns, strict=True):
-        stored = one.stored
-        if stored is None or stored.redrawn is None:
-            continue
-        usable = stored.usable
+    name, *rivals = [each for each, fit in fits.items() if fit.left <= best + float(lucky.std())]
+    fit, ratios = fits[name], []
+    for one, pattern in zip(tested, fit.patterns, strict=True):
+        stored, usable = one.comparison, one.comparison.usable
         ratio = math.exp(float(stored.deviation.var[usable].mean()))
-        error = ratio * float(stored.redrawn.var[:, usable].mean(1).std())
+        error = ratio * float(stored.luck.var[:, usable].mean(1).std())
         ratios.append((one.layer.name, one.inputs.m, ratio, error, math.exp(float(pattern.var[usable].mean()))))
-    return Hypothesis(name, tuple(each for each in alike if each != name), fit.amplitude, fit.error, ratios)
+    return Hypothesis(name, tuple(rivals), fit.amplitude, fit.error, ratios)
 
 
 def measured_in_one_pass(found: Sequence[Evidence]) -> bool:
@@ -111,69 +101,61 @@ def measured_in_one_pass(found: Sequence[Evidence]) -> bool:
     average is to its own expectation. Behind a BatchNorm layer batch means do not vary, and pooled is the biased variance:
     without this question they would pass for another convention's.
     """
-    tested = [one for one in found if one.stored is not None and one.stored.redrawn is not None]
-    if not tested:
-        return False
-    left = torch.zeros((), dtype=torch.float64)
-    for one, stored in zip(tested, _stored(tested), strict=True):
-        c = one.layer.convention.divisor(one.inputs.m)
-        pooled = _safe(one.inputs.population.pooled * c, stored.usable)
-        expected = _safe(accumulated(one.layer, one.inputs), stored.usable)
-        rest = Deviation(stored.deviation.mean, stored.deviation.var - (pooled / expected).log())
-        left = left + rest.distance(stored.usable) / max(stored.expected, 1e-12)
-    return float(left / len(tested)) < float(_luck(tested).min())
+    tested = _tested(found)
+    patterns = []
+    for one in tested:
+        usable, nothing = one.comparison.usable, torch.zeros((), dtype=torch.float64)
+        pooled = _safe(one.inputs.population.pooled * one.layer.convention.divisor(one.inputs.m), usable)
+        patterns.append(Deviation(nothing, (pooled / _safe(accumulated(one.layer, one.inputs), usable)).log()))
+    return bool(tested) and _left(tested, patterns) < float(_luck(tested).min())
+
+
+def _tested(found: Sequence[Evidence]) -> list[Evidence]:
+    """Layers whose stored statistics can be held against redrawn averages."""
+    return [one for one in found if one.stored is not None and one.stored.redrawn is not None]
 
 
 def _luck(tested: Sequence[Evidence]) -> Tensor:
     """Distances of redrawn averages over what is expected of them, averaged over layers, (replicates,)."""
-    return torch.stack([one.lucky / max(one.expected, 1e-12) for one in _stored(tested)]).mean(0)
+    return torch.stack([one.comparison.lucky / max(one.comparison.expected, 1e-12) for one in tested]).mean(0)
 
 
-def _stored(tested: Sequence[Evidence]) -> list[Stored]:
-    return [one.stored for one in tested if one.stored is not None]
+def _left(tested: Sequence[Evidence], patterns: Sequence[Deviation]) -> float:
+    """What patterns leave of the distances over what luck is due, averaged over layers."""
+    total = 0.0
+    for one, pattern in zip(tested, patterns, strict=True):
+        stored = one.comparison
+        rest = Deviation(stored.deviation.mean - pattern.mean, stored.deviation.var - pattern.var)
+        total += float(rest.distance(stored.usable)) / max(stored.expected, 1e-12)
+    return total / len(tested)
 
 
 def _pattern(one: Evidence, convention: Convention, other: Population | None) -> Deviation:
     """Where a model trained under a convention would have its statistics, against the layer's own expectations."""
-    assert one.stored is not None
-    usable, here = one.stored.usable, one.inputs.population
+    usable, here = one.comparison.usable, one.inputs.population
     there = here if convention.normalize == one.layer.convention.normalize or other is None else other
     stored = there.unbiased if convention.accumulate == "unbiased" else there.biased
-    expected = accumulated(one.layer, one.inputs)
-    safe = _safe(here.pooled, usable)
-    ratio = torch.where(usable, _safe(stored, usable) / _safe(expected, usable), 1.0)
-    mean = (there.mean.double().cpu() - here.mean.double().cpu()) / safe.sqrt()
-    return Deviation(torch.where(usable, mean, 0.0), ratio.log())
+    ratio = _safe(stored, usable) / _safe(accumulated(one.layer, one.inputs), usable)
+    mean = (there.mean.double().cpu() - here.mean.double().cpu()) / _safe(here.pooled, usable).sqrt()
+    return Deviation(torch.where(usable, mean, 0.0), torch.where(usable, ratio, 1.0).log())
 
 
 def _safe(value: Tensor, usable: Tensor) -> Tensor:
     return torch.where(usable, value.double().cpu(), 1.0)
 
 
-def _fit(tested: Sequence[Evidence], patterns: Sequence[Deviation]) -> _Fit:
+def _fit(tested: Sequence[Evidence], patterns: list[Deviation]) -> _Fit:
     """Least squares over all layers and channels; layers weighted by 1 over the distance that luck gives them."""
-    product = square = left = torch.zeros((), dtype=torch.float64)
-    replicates: Tensor | float = 0.0
+    product = square = replicates = torch.zeros((), dtype=torch.float64)
     for one, pattern in zip(tested, patterns, strict=True):
-        stored = one.stored
-        if stored is None or stored.redrawn is None:
-            continue
+        stored, centre = one.comparison, one.comparison.luck.var.mean(0)
         weight = 1 / max(stored.expected, 1e-12) / max(1, int(stored.usable.sum()))
-        centred = Deviation(stored.deviation.mean, stored.deviation.var - stored.redrawn.var.mean(0))
-        product = product + weight * _inner(centred, pattern)
+        product = product + weight * _inner(Deviation(stored.deviation.mean, stored.deviation.var - centre), pattern)
         square = square + weight * _inner(pattern, pattern)
-        luck = Deviation(stored.redrawn.mean, stored.redrawn.var - stored.redrawn.var.mean(0))
-        replicates = replicates + weight * _inner(luck, pattern)
+        replicates = replicates + weight * _inner(Deviation(stored.luck.mean, stored.luck.var - centre), pattern)
     if float(square) == 0:
-        amplitude, error = 0.0, 0.0
-    else:
-        amplitude = float(product / square)
-        error = float((torch.as_tensor(replicates) / square).std())
-    for one, pattern in zip(tested, patterns, strict=True):
-        if one.stored is not None:
-            rest = Deviation(one.stored.deviation.mean - pattern.mean, one.stored.deviation.var - pattern.var)
-            left = left + rest.distance(one.stored.usable) / max(one.stored.expected, 1e-12)
-    return _Fit(amplitude, error, float(left) / len(tested))
+        return _Fit(patterns, 0.0, 0.0, math.inf)
+    return _Fit(patterns, float(product / square), float((replicates / square).std()), _left(tested, patterns))
 
 
 def _inner(first: Deviation, second: Deviation) -> Tensor:

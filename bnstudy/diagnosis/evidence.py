@@ -49,6 +49,12 @@ class Stored:
         """Mean squared distance of a moving average that only luck moves; NaN from one batch."""
         return float(self.lucky.mean()) if len(self.lucky) else math.nan
 
+    @property
+    def luck(self) -> Deviation:
+        """`redrawn`, of a layer that has it."""
+        assert self.redrawn is not None
+        return self.redrawn
+
     def beyond_luck(self) -> float:
         """The chance that luck alone takes stored statistics so far: of a log-normal through the redrawn distances."""
         logs = self.lucky.clamp(min=ROUNDING).log()

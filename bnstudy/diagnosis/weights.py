@@ -17,7 +17,7 @@ from bnstudy.frameworks.translate import files
 
 _WRAPPERS = ("module.", "_orig_mod.")
 """What DataParallel and torch.compile put before every name."""
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+_COUNT = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def load_weights(model: nn.Module, path: Path, entry: str | None = None) -> Weig
         f"{name}.{buffer}" if name else buffer
         for layer in norm_layers(model)
         for name in _paths(model, layer.module)
-        for buffer in _BUFFERS
+        for buffer in (*layer.buffers, _COUNT)
     }
     notes = [f"names in {path} begin with {prefix!r}; that is left out"] if prefix else []
     notes += _check(path, own, given, buffers)
@@ -81,10 +81,9 @@ def load_weights(model: nn.Module, path: Path, entry: str | None = None) -> Weig
         raise UserError(f"--weights: {path} does not fit the model ({(lines[1:] or lines)[0][:200]})") from error
     for layer in norm_layers(model):
         names = [f"{name}." if name else "" for name in _paths(model, layer.module)]
-        counted = any(f"{name}num_batches_tracked" in given for name in names)
-        counts = layer.module._buffers.get("num_batches_tracked") is not None
-        if counts and not counted and any(f"{name}running_var" in given for name in names):
-            layer.module._buffers["num_batches_tracked"] = None  # 0 would say that no batch was ever seen
+        counted = any(f"{name}{_COUNT}" in given for name in names)
+        if layer.updates is not None and not counted and any(f"{name}{layer.buffers[1]}" in given for name in names):
+            layer.module._buffers[_COUNT] = None  # 0 would say that no batch was ever seen
     return Weights(path, checkpoint, prefix, tuple(notes))
 
 

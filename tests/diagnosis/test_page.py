@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnstudy.analysis.figures.figure import NARROW, WIDE, Figure
-from bnstudy.diagnosis.figures.by_layer import MOST_NAMED, logarithmic, shortened
+from bnstudy.diagnosis.figures.by_layer import MOST_NAMED, log_axis, logarithmic, shortened
 from bnstudy.diagnosis.figures.statistics import effective_figure, stored_figure, swap_figure
 from bnstudy.diagnosis.figures.waterfall import steps, waterfall_figure
 from bnstudy.diagnosis.machine import from_json, to_json
@@ -192,6 +192,13 @@ def test_a_name_is_shortened_in_the_middle() -> None:
     assert short.endswith("layer16.norm2"[-12:])
     assert "…" in short
     assert shortened("short", 20) == "short"
+
+
+@given(st.floats(1e-8, 1e8), st.floats(1.0001, 1e12), st.integers(3, 9))
+def test_a_logarithmic_axis_has_few_ticks_inside_its_ends(low: float, span: float, most: int) -> None:
+    ticks = log_axis(low, low * span, most).to_dict()["values"]
+    assert 1 <= len(ticks) <= most
+    assert all(low * 0.999 <= tick <= low * span * 1.001 for tick in ticks)
 
 
 @given(st.lists(st.floats(1e-8, 1e8), min_size=1, max_size=5), st.integers(3, 9))

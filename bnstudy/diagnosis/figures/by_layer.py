@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -122,13 +123,49 @@ def logarithmic(title: str, values: Sequence[float], most: int) -> Values:
     Args:
         title: of the axis.
         values: that it holds, all above 0.
-        most: ticks, about.
+        most: ticks.
     """
     low, high = float(min(values)), float(max(values))
     room = max((high / low) ** 0.05, 1.02 if high > low else 1.15)
+    low, high = low / room, high * room
+    return Values(title, alt.Scale(type="log", domain=[low, high], nice=False), log_axis(low, high, most))
+
+
+def log_axis(low: float, high: float, most: int) -> alt.Axis:
+    """An axis for a logarithmic scale with few, round ticks.
+
+    Args:
+        low, high: its ends.
+        most: ticks.
+    """
+    if high / low < 4:  # too short for powers of ten: even steps
+        ticks = even_ticks(low, high, most)
+    else:
+        powers = [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+        for steps in ((1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
+            ticks = [step * power for power in powers for step in steps if low <= step * power <= high]
+            if len(ticks) <= most:
+                break
+        ticks = ticks[:: -(-len(ticks) // most) or 1]
     shown = "datum.value >= 0.001 && datum.value < 100000 ? format(datum.value, '.4~g') : format(datum.value, '.0e')"
-    axis = alt.Axis(tickCount=most, labelExpr=shown, labelOverlap="greedy")
-    return Values(title, alt.Scale(type="log", domain=[low / room, high * room], nice=False), axis)
+    return alt.Axis(values=ticks, labelExpr=shown)
+
+
+def even_ticks(low: float, high: float, most: int) -> list[float]:
+    """Round numbers in even steps of 1, 2 or 5 times a power of ten.
+
+    Args:
+        low, high: between which they lie.
+        most: how many at most.
+    """
+    if not high - low > 1e-12 * max(abs(low), abs(high)):  # nothing between that could be told apart
+        return [low]
+    size = math.floor(math.log10(high - low)) - 2
+    for step in (step * 10.0 ** (size + power) for power in range(6) for step in (1, 2, 5)):
+        first, last = math.ceil(low / step), math.floor(high / step)
+        if last - first < most:
+            return [step * index for index in range(first, last + 1)]
+    return [low]
 
 
 def order_told(count: int) -> str:

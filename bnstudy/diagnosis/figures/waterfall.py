@@ -11,7 +11,7 @@ import pandas as pd
 from bnstudy.analysis.figures.figure import WIDE, Chart, Figure, Layout, Panel, absent, arranged, data, title_lines
 from bnstudy.analysis.figures.theme import INK, MUTED, PURPLE, TERM_COLOURS
 from bnstudy.analysis.figures.units import listed
-from bnstudy.diagnosis.figures.by_layer import LETTER, shortened
+from bnstudy.diagnosis.figures.by_layer import LETTER, even_ticks, shortened
 from bnstudy.diagnosis.result import MODES, PATH, TERMS, Diagnosis
 from bnstudy.metric import metric_of
 
@@ -105,7 +105,8 @@ def _panel(frame: pd.DataFrame, diagnosis: Diagnosis, metric: str, layout: Layou
     scale = alt.Scale(domain=[float(low - room), float(high + room)], nice=False, zero=False)
     title = shown.axis(shortened(shown.label, 60 if wide else 36), level=True)
     width = 440 if wide else 88
-    axis = alt.Axis(tickCount=6 if wide else 2, labelExpr="format(datum.value, '~g')", labelFlush=False)
+    ticks = _ticks(float(low - room), float(high + room), width)
+    axis = alt.Axis(values=ticks, labelExpr="format(datum.value, '~g')", labelFlush=False)
     rows = alt.Axis(values=list(range(len(names))), labelExpr=f"{json.dumps(names)}[datum.value]", labelLimit=0, ticks=False,
                     domain=False, grid=False, labelOverlap=False, labelColor=INK,
                     minExtent=int(LETTER * max(map(len, names))) + 6)  # fmt: skip
@@ -144,6 +145,15 @@ def _panel(frame: pd.DataFrame, diagnosis: Diagnosis, metric: str, layout: Layou
     heading = title_lines(shortened(shown.label, 80 if wide else 40), subtitle)
     chart: Panel = alt.layer(*layers).properties(title=heading, width=width, height=_ROW * len(names))
     return chart
+
+
+def _ticks(low: float, high: float, width: int) -> list[float]:
+    """As many ticks as have room for their labels."""
+    for most in (7, 6, 5, 4, 3, 2):
+        ticks = even_ticks(low, high, most)
+        if sum(LETTER * len(f"{tick:g}") + 12 for tick in ticks) <= width:
+            return ticks
+    return ticks[:1]
 
 
 def _described(diagnosis: Diagnosis, metric: str) -> str:
