@@ -159,7 +159,7 @@ def check_values_per_channel(config: TrainingConfig, shape: DatasetShape, positi
     Raises:
         UserError: with the sizes that would do.
 
-    Source: bnstudy issue 2.
+    Source: Ioffe & Szegedy 2015, section 3.2 (m' = m·p·q); docs/architecture.md, "The way of a batch size".
     """
     ones = [layer for layer, values in positions.items() if values == 1]
     if not ones:

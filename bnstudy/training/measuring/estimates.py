@@ -70,7 +70,7 @@ def inverse_effective_size(means: Tensor, variances: Tensor, alive: Tensor) -> E
     Raises:
         ValueError: fewer than two batches.
 
-    Source: DESIGN.md, section 2, "What theory predicts".
+    Source: docs/method.md, "Theory, layer by layer".
     """
     if len(means) < 2:
         raise ValueError(f"batches: {len(means)} have no variance of their means; use 2 or more")
@@ -118,7 +118,7 @@ def predicted_ratio(
 
         (1 + Σw²/m_eff)·(1 + 2Σw²/(m_eff-1)),   2Σw²/m_eff in the last factor for the pooled variance;
 
-    Σw² is α/(2-α) once burnt in, so that for independent samples this is the factor of DESIGN.md.
+    Σw² is α/(2-α) once burnt in, so that for independent samples this is the factor that `theory.predict` gives.
 
     Args:
         convention: whose variance normalises.
@@ -130,7 +130,7 @@ def predicted_ratio(
     Returns:
         The ratio and its standard error by the delta method; NaN both where 1/m_eff is no number, or is 1.
 
-    Source: DESIGN.md, section 2, "What theory predicts".
+    Source: docs/method.md, "Theory, layer by layer".
     """
     if not 0 <= inverse < 1:
         return math.nan, math.nan

@@ -101,7 +101,7 @@ def distances(task: str, outputs: Tensor, reference: Tensor) -> dict[str, list[f
     Returns:
         For each measure one number a replica; NaN where a replica's outputs are not finite.
 
-    Source: bnstudy issue 2, part 8.
+    Source: Kullback & Leibler 1951 for kl; docs/method.md, "Statistics".
     """
     outputs, reference = outputs.double(), reference.double()
     result = {"rms_distance": (outputs - reference).square().mean((0, 2)).sqrt()}

@@ -75,7 +75,7 @@ def probe_layers(
         seeds: one a replica.
         population: what `population_of` returned; needed for the population statistics.
         batches: how many to draw. Default: 200.
-        statistics: which stored ones. Default: the six of DESIGN.md.
+        statistics: which stored ones. Default: the three averages and the three of the population.
 
     Returns:
         Rows (seed, layer, statistic, batches, m, the numbers above, each with its error as …_se). m_eff is inf, without an
@@ -84,7 +84,7 @@ def probe_layers(
     Raises:
         ValueError: fewer than 4 batches, layers of different group size, or a layer that runs more than once in a pass.
 
-    Source: DESIGN.md, section 2, "Probes"; bnstudy issue 4, part 1.
+    Source: docs/method.md, "Probes".
     """
     if batches < LEAST_BATCHES:
         raise ValueError(f"batches: {batches} leave a half without a standard error; use {LEAST_BATCHES} or more")
@@ -167,12 +167,12 @@ def _columns(layer: ConventionBatchNorm, trained: _BatchMode, statistic: str, ev
     inverse, error = trained.inverse
     predict = partial(predicted_ratio, layer.convention, statistic, trained.m, weight_square=layer.weight_square)
     predicted = [predict(value, spread) for value, spread in zip(inverse.tolist(), error.tolist(), strict=True)]
-    one = torch.ones_like(evaluation)
+    ones = torch.ones_like(evaluation)
     estimates = {
         "m_eff": Estimate(1 / inverse, error / inverse.square()),
         "biased_ratio": trained.biased_ratio,
-        "train_moment": ratio_of_means(trained.moments, one),
-        "eval_moment": ratio_of_means(evaluation, one),
+        "train_moment": ratio_of_means(trained.moments, ones),
+        "eval_moment": ratio_of_means(evaluation, ones),
         "ratio": ratio_of_means(evaluation, trained.moments),
         "predicted_ratio": Estimate(*inverse.new_tensor(predicted).T),
         "std_discrepancy": ratio_of_means(torch.where(usable, scales, 0.0).sum(-1), count),

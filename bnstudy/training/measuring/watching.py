@@ -94,8 +94,8 @@ def _recorded(model: nn.Module, alive: Mapping[str, Tensor], replicas: int) -> I
         mean, var = cast(tuple[Tensor, Tensor], layer.override)
         # Dead channels have a gain of 0.
         normalised = F.batch_norm(x, mean, var, living.flatten().to(var.dtype), None, False, 0.0, layer.eps)
-        apart = normalised.unflatten(1, (replicas, -1))  # (N, R, C, *spatial)
-        length = torch.linalg.vector_norm(apart, dim=tuple(range(2, apart.dim())))
+        by_replica = normalised.unflatten(1, (replicas, -1))  # (N, R, C, *spatial)
+        length = torch.linalg.vector_norm(by_replica, dim=tuple(range(2, by_replica.dim())))
         kept[name].append(length.square() / (living.sum(1) * math.prod(x.shape[2:])))
 
     layers = batchnorm_layers(model)

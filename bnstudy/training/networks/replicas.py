@@ -31,7 +31,7 @@ class ReplicaLinear(nn.Module):
     Args:
         layers: R layers of one shape, with or without bias; their values are copied.
 
-    Source: bnstudy issue 2, part 6.
+    Source: docs/method.md, "Replicas and pairing".
     """
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
@@ -51,11 +51,11 @@ class ReplicaLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, R·in) to (N, R·out)."""
         samples = x.size(0)
-        apart = x.reshape(samples, self.replicas, self.in_features).transpose(0, 1)  # (R, N, in)
+        by_replica = x.reshape(samples, self.replicas, self.in_features).transpose(0, 1)  # (R, N, in)
         if self.bias is None:
-            y = torch.bmm(apart, self.weight)  # (R, N, out)
+            y = torch.bmm(by_replica, self.weight)  # (R, N, out)
         else:
-            y = torch.baddbmm(self.bias.view(self.replicas, 1, -1), apart, self.weight)
+            y = torch.baddbmm(self.bias.view(self.replicas, 1, -1), by_replica, self.weight)
         return y.transpose(0, 1).reshape(samples, -1)
 
 
@@ -84,7 +84,7 @@ def replicate(models: Sequence[nn.Module]) -> nn.Module:
         UserError: a layer for which there is no such form (with R ≥ 2).
         ValueError: no model, models of different structure, or tensors shared between layers.
 
-    Source: bnstudy issue 2, part 6.
+    Source: docs/method.md, "Replicas and pairing".
     """
     if not models:
         raise ValueError("models: none given; replicate() needs one or more")
@@ -116,7 +116,7 @@ def replica_state_dict(stacked: nn.Module, replica: int, replicas: int) -> dict[
     Raises:
         ValueError: no such replica, or another number of replicas than the module has.
 
-    Source: bnstudy issue 2, part 6.
+    Source: docs/method.md, "Replicas and pairing".
     """
     if not 0 <= replica < replicas:
         raise ValueError(f"replica: {replica} is not among {replicas} replicas; use 0 to {replicas - 1}")
