@@ -20,7 +20,7 @@ from bnstudy.atomic import DamagedError
 from bnstudy.names import check_name
 from bnstudy.sweeps.records import check_kinds, read_json, write_json
 
-Entry = dict[str, Any]
+RunEntry = dict[str, Any]
 _FOLDER = re.compile(r"(offline-)?run-[\w.-]+")
 
 
@@ -59,7 +59,7 @@ class Ledger:
                     time.sleep(0.1)
             yield
 
-    def entries(self, job: str) -> dict[str, Entry]:
+    def entries(self, job: str) -> dict[str, RunEntry]:
         """Runs of a job that were written completely, by id."""
         try:
             record = read_json(self._path(job)) or {}
@@ -76,7 +76,7 @@ class Ledger:
         """Jobs of which something was written."""
         return sorted(path.stem for path in (self.folder / "jobs").glob("*.json"))
 
-    def save(self, job: str, entries: dict[str, Entry]) -> None:
+    def save(self, job: str, entries: dict[str, RunEntry]) -> None:
         """Record the runs of a job, once they are complete."""
         write_json(self._path(job), {"job": job, "runs": entries})
 
@@ -89,7 +89,7 @@ class Ledger:
         there = [run for run, entry in entries.items() if entry["servers"] or self.run_file(run, entry) is not None]
         return sum(server is None or server in entries[run]["servers"] for run in there) >= count
 
-    def sent(self, job: str, runs: Mapping[str, Entry], server: str) -> None:
+    def sent(self, job: str, runs: Mapping[str, RunEntry], server: str) -> None:
         """Record that a server has these runs, except those that were written again in the meantime."""
         with self.lock():
             entries = self.entries(job)
@@ -99,7 +99,7 @@ class Ledger:
                     latest["servers"].append(server)
             self.save(job, entries)
 
-    def run_file(self, run: str, entry: Entry) -> Path | None:
+    def run_file(self, run: str, entry: RunEntry) -> Path | None:
         """W&B's log of a written run, unless it was cleaned away, or is not as long as it was when it was written."""
         file = self.folder / "wandb" / entry["folder"] / f"run-{run}.wandb"
         try:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bnstudy.sweeps.redaction import redacted
-from bnstudy.tracking.ledger import Entry, Ledger
+from bnstudy.tracking.ledger import RunEntry, Ledger
 from bnstudy.tracking.record import PROJECT
 
 PROBE = 3.0
@@ -47,7 +47,7 @@ class Sent:
 class _Unsent(NamedTuple):
     job: str
     id: str
-    entry: Entry
+    entry: RunEntry
     file: Path
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bnstudy.errors import first_line
-from bnstudy.tracking.ledger import Entry, Ledger
+from bnstudy.tracking.ledger import RunEntry, Ledger
 from bnstudy.tracking.record import PROJECT, MirroredRun
 
 RUNS_OPEN = 64
@@ -72,7 +72,7 @@ def write_runs(ledger: Ledger, job: str, runs: Sequence[MirroredRun], heard: Cal
         raise NotWrittenError(f"cannot write runs ({reason})") from error
 
 
-def _there(ledger: Ledger, run: str, entry: Entry | None, digest: str) -> bool:
+def _there(ledger: Ledger, run: str, entry: RunEntry | None, digest: str) -> bool:
     if entry is None or entry["digest"] != digest:
         return False
     if entry["servers"]:

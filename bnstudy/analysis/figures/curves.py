@@ -15,7 +15,7 @@ from bnstudy.analysis.subject import Subject, Tables
 from bnstudy.batchnorm.conventions import ARMS
 
 MOST_GROUPS, MOST_SIZES = 4, 3
-MODES = ("inference (own statistic)", "training mode (batch statistics)")
+_MODES = ("inference (own statistic)", "training mode (batch statistics)")
 
 
 def curves_figure(tables: Tables, subject: Subject) -> Figure:
@@ -86,9 +86,9 @@ def _owned(owners: pd.DataFrame) -> pd.DataFrame:
     pairs = owners[["job", "convention", "norm"]].drop_duplicates()
     own = [ARMS[name].own_statistic if name in ARMS else "none" for name in pairs["convention"]]
     arm = arms_of(pairs)
-    parts = [pd.DataFrame({"job": pairs["job"], "convention": arm, "statistic": own, "mode": MODES[0]})]
+    parts = [pd.DataFrame({"job": pairs["job"], "convention": arm, "statistic": own, "mode": _MODES[0]})]
     normal = pairs["norm"] == "batch"
-    parts.append(pd.DataFrame({"job": pairs["job"], "convention": arm, "statistic": "batch", "mode": MODES[1]})[normal])
+    parts.append(pd.DataFrame({"job": pairs["job"], "convention": arm, "statistic": "batch", "mode": _MODES[1]})[normal])
     return pd.concat(parts)
 
 
@@ -112,12 +112,12 @@ def _panel(
     y = alt.Y("mean:Q", title=title, scale=alt.Scale(zero=False))
     dash = alt.StrokeDash(
         "mode:N",
-        scale=alt.Scale(domain=list(MODES), range=[[1, 0], [4, 3]]),
+        scale=alt.Scale(domain=list(_MODES), range=[[1, 0], [4, 3]]),
         legend=alt.Legend(title=None, orient="bottom", columns=2 if layout.most > 1 else 1, direction="horizontal"),
     )
     colour = arm_colour(arms, layout.legend_columns)
     base = alt.Chart(data(part[["arm", "mode", "epoch", "mean", "low", "high"]]))
-    own = base.transform_filter(alt.datum.mode == MODES[0]).transform_filter("datum.low !== null")
+    own = base.transform_filter(alt.datum.mode == _MODES[0]).transform_filter("datum.low !== null")
     band = own.mark_area(opacity=0.13).encode(x=x, y=alt.Y("low:Q", title=title), y2="high:Q", color=colour)
     line = base.mark_line(strokeWidth=1.6).encode(x=x, y=y, color=colour, strokeDash=dash)
     dot = base.mark_point(filled=True, size=16, opacity=1).encode(x=x, y=y, color=colour)

@@ -17,7 +17,7 @@ from bnstudy.batchnorm.conventions import CONVENTIONS
 
 POWERS = {"paper": 1, "consistent_unbiased": 0, "consistent_biased": 0, "inverted": -1}
 """By which power of c = m/(m-1) a convention's eval/train ratio is multiplied to give q."""
-LARGEST = 2.0**16
+_RIGHT_END = 2.0**16
 """Right end of the axis: beyond it q is 1 whatever m_eff is; where batch means hardly vary, m_eff has no end."""
 _SHORT = "datum.value < 100000 ? format(datum.value, '~g') : format(datum.value, '.2~s')"
 _NO_LAYERS = "No layer was probed in these runs (the `layers` table is absent or empty)."
@@ -61,7 +61,7 @@ def collapse_figure(tables: Tables, subject: Subject) -> Figure:
         return absent(name, title, "layers", "No probed layer has a finite ratio at a population statistic to show.")
     frame = _layer_means(usable, subject)
     groups = list(dict.fromkeys(frame["group"]))
-    ends = [max(1.02, float(frame["m_eff"].min()) / 1.3), min(float(frame["m_eff"].max()) * 1.3, LARGEST)]
+    ends = [max(1.02, float(frame["m_eff"].min()) / 1.3), min(float(frame["m_eff"].max()) * 1.3, _RIGHT_END)]
     beyond = int((frame["m_eff"] > ends[1]).sum())
     frame["at"] = frame["m_eff"].clip(upper=ends[1])
     curve = np.geomspace(ends[0], ends[1], 60)
