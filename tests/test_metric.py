@@ -26,7 +26,7 @@ bnstudy.metric.METRICS["brier"] = bnstudy.metric.Metric(
 
 import pandas as pd
 from bnstudy.analysis.subject import subject_of
-from bnstudy.analysis.figures.units import amount
+from bnstudy.analysis.wording import amount
 from bnstudy.analysis.schemas import checked, describe_columns
 from bnstudy.analysis.summary import printed_tables
 from bnstudy.diagnosis.diagnose import direction_of

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bnstudy.analysis.figures.units import amount, plural
 from bnstudy.analysis.subject import Subject
 from bnstudy.analysis.tables import recorded_study
 from bnstudy.analysis.verdicts import declared_family
+from bnstudy.analysis.wording import amount, plural
 from bnstudy.sweeps.store import LAYOUT, Record, Store, is_done
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bnstudy.analysis.figures.units import plural
+from bnstudy.analysis.wording import plural
 from bnstudy.diagnosis.measured import Measured
 from bnstudy.diagnosis.result import Diagnosis, Finding
 from bnstudy.metric import METRICS, metric_of

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from bnstudy.analysis.figures.units import listed, plural
+from bnstudy.analysis.wording import listed, plural
 from bnstudy.diagnosis.account import gains
 from bnstudy.diagnosis.bar import Bar
 from bnstudy.diagnosis.diagnose import diagnose as measure

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bnstudy.analysis.figures.units import plural
+from bnstudy.analysis.wording import plural
 from bnstudy.diagnosis import modes
 from bnstudy.diagnosis.batches import Batches, Source, answer
 from bnstudy.diagnosis.evidence import evidence

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from bnstudy.analysis.figures.units import amount, fixed, number
+from bnstudy.analysis.wording import amount, fixed, number
 from bnstudy.metric import metric_of
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup, escape
 
-from bnstudy.analysis.figures.units import plural
-from bnstudy.analysis.report.sheets import Cell, Sheet
+from bnstudy.analysis.report.sheets import Sheet, TableCell
 from bnstudy.analysis.report.shell import marked, page
+from bnstudy.analysis.wording import plural
 from bnstudy.atomic import atomic_file
 from bnstudy.diagnosis.account import MARKS, WORDS, origin, remedies, state_of, verdict
 from bnstudy.diagnosis.figures.statistics import effective_figure, stored_figure, swap_figure
@@ -82,7 +82,7 @@ def layer_sheet(diagnosis: Diagnosis) -> Sheet | None:
         return None
     columns = [name for name in HEADS if name in layers] + [str(name) for name in layers if name not in HEADS]
     rows = [
-        [Cell(str(at), float(at)), *(_cell(value, column) for value, column in zip(row, columns, strict=True))]
+        [TableCell(str(at), float(at)), *(_cell(value, column) for value, column in zip(row, columns, strict=True))]
         for at, row in enumerate(layers[columns].itertuples(index=False), start=1)
     ]
     note = (
@@ -129,14 +129,16 @@ def _groups(diagnosis: Diagnosis) -> list[tuple[str, list[tuple[str, Markup, lis
     return [("Conditions", levels), ("Terms", terms)]
 
 
-def _cell(value: Any, column: str) -> Cell:
+def _cell(value: Any, column: str) -> TableCell:
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
-        return Cell("–", math.nan)
+        return TableCell("–", math.nan)
     if isinstance(value, str | bool):
-        return Cell(str(value))
+        return TableCell(str(value))
     number = float(value) * column_factor(column)
     if math.isinf(number):
-        return Cell("∞" if number > 0 else "−∞", math.copysign(1e300, number))
+        return TableCell("∞" if number > 0 else "−∞", math.copysign(1e300, number))
     if column == "swap_distance":
-        return Cell(percent(number, 2), number)
-    return Cell(f"{number:,.0f}".replace("-", "−") if number.is_integer() and abs(number) < 1e15 else short(number), number)
+        return TableCell(percent(number, 2), number)
+    return TableCell(
+        f"{number:,.0f}".replace("-", "−") if number.is_integer() and abs(number) < 1e15 else short(number), number
+    )

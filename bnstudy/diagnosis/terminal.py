@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bnstudy.analysis.figures.units import listed, plural
+from bnstudy.analysis.wording import listed, plural
 from bnstudy.diagnosis.account import MARKS, origin, state_of, verdict
 from bnstudy.diagnosis.layer_columns import choose, remarks
 from bnstudy.diagnosis.measured import percent, short, with_error

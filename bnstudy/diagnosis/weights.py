@@ -10,7 +10,7 @@ from typing import IO, Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from bnstudy.analysis.figures.units import plural
+from bnstudy.analysis.wording import plural
 from bnstudy.diagnosis.normlayers import norm_layers
 from bnstudy.errors import UserError
 from bnstudy.frameworks.translate import files

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bnstudy.sweeps.redaction import redacted
-from bnstudy.tracking.ledger import RunEntry, Ledger
+from bnstudy.tracking.ledger import Ledger, RunEntry
 from bnstudy.tracking.record import PROJECT
 
 PROBE = 3.0

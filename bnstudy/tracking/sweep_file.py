@@ -46,8 +46,7 @@ def sweep_config(experiment: str) -> dict[str, Any]:
         config = loader.load_configuration("config", [f"+experiments={experiment}"], RunMode.MULTIRUN)
         axes: Any = OmegaConf.to_container(config.hydra.sweeper.params, resolve=True) or {}
         parameters = {str(key): {"values": _values(str(key), str(value))} for key, value in dict(axes).items()}
-        tasks = _tasks(loader, experiment, config, parameters)
-        metric = config.study.metric or primary_metric(metrics_for(*tasks))
+        metric = config.study.metric or primary_metric(metrics_for(*_tasks(loader, experiment, config, parameters)))
         mode, name = config.hydra.mode, str(config.name)
     parameters.pop(AXIS_KEPT, None)
     if not parameters or mode != RunMode.MULTIRUN:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bnstudy.errors import first_line
-from bnstudy.tracking.ledger import RunEntry, Ledger
+from bnstudy.tracking.ledger import Ledger, RunEntry
 from bnstudy.tracking.record import PROJECT, MirroredRun
 
 RUNS_OPEN = 64

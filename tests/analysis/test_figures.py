@@ -19,10 +19,11 @@ from bnstudy.analysis.figures.gap import gap_figure
 from bnstudy.analysis.figures.layers import POWERS, collapse_figure, collapse_points
 from bnstudy.analysis.figures.panels import across
 from bnstudy.analysis.figures.theme import NULL_ARM, arm_style, ordered_arms
-from bnstudy.analysis.figures.units import amount, fixed, listed, metric_of, number
 from bnstudy.analysis.subject import subject_of
+from bnstudy.analysis.wording import amount, fixed, listed, number
 from bnstudy.batchnorm.conventions import CONVENTIONS
 from bnstudy.batchnorm.theory import predict
+from bnstudy.metric import metric_of
 from tests.analysis.synthetic import Study, study, with_null_arm
 
 

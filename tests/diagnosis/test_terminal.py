@@ -11,12 +11,12 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from bnstudy.analysis.figures.units import metric_of
 from bnstudy.diagnosis.account import verdict
 from bnstudy.diagnosis.layer_columns import choose
 from bnstudy.diagnosis.measured import short, with_error
 from bnstudy.diagnosis.result import KINDS, Diagnosis, Finding
 from bnstudy.diagnosis.terminal import MOST_LAYERS, print_diagnosis
+from bnstudy.metric import metric_of
 from tests.diagnosis import samples
 
 Maker = Callable[[], Diagnosis]

@@ -9,9 +9,9 @@ from bnstudy.analysis.cells import arms_of
 from bnstudy.analysis.figures.figure import Chart, Figure, Layout, Panel, absent, arranged, data, title_lines
 from bnstudy.analysis.figures.panels import across, labels, panels_of, position, seeds_phrase
 from bnstudy.analysis.figures.theme import arm_colour, arm_label, ordered_arms
-from bnstudy.analysis.figures.units import amount, plural
 from bnstudy.analysis.statistics import mean_interval
 from bnstudy.analysis.subject import Subject, Tables
+from bnstudy.analysis.wording import amount, plural
 from bnstudy.batchnorm.conventions import ARMS
 
 MOST_GROUPS, MOST_SIZES = 4, 3

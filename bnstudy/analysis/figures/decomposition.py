@@ -8,8 +8,9 @@ import pandas as pd
 from bnstudy.analysis.figures.figure import Chart, Figure, Layout, Panel, absent, arranged, data, title_lines
 from bnstudy.analysis.figures.panels import Across, across, labels, left_out, panels_of, position, seeds_phrase
 from bnstudy.analysis.figures.theme import INK, MUTED, TERM_COLOURS, arm_label, ordered_arms
-from bnstudy.analysis.figures.units import amount, metric_of
 from bnstudy.analysis.subject import Subject, Tables
+from bnstudy.analysis.wording import amount
+from bnstudy.metric import metric_of
 
 MOST_GROUPS = 3
 _MEANING = "bessel: the constant the convention chose; lag: the moving average; pooling: variance of the batch means; " \

@@ -17,9 +17,10 @@ from bnstudy.analysis.figures.panels import (
     seeds_phrase,
 )
 from bnstudy.analysis.figures.theme import BAND, MUTED, NULL_ARM, NULL_REFERENCE, arm_style, ordered_arms
-from bnstudy.analysis.figures.units import Metric, amount
 from bnstudy.analysis.statistics import VERDICTS
 from bnstudy.analysis.subject import Subject, Tables
+from bnstudy.analysis.wording import amount
+from bnstudy.metric import Metric
 
 _SHAPES = dict(zip(VERDICTS, ("triangle-up", "circle", "diamond", "square", "cross"), strict=True))
 

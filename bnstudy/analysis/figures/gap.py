@@ -17,8 +17,9 @@ from bnstudy.analysis.figures.panels import (
     seeds_phrase,
 )
 from bnstudy.analysis.figures.theme import MUTED, arm_colour, arm_label, arm_shape, ordered_arms
-from bnstudy.analysis.figures.units import amount, metric_of
 from bnstudy.analysis.subject import Subject, Tables
+from bnstudy.analysis.wording import amount
+from bnstudy.metric import metric_of
 
 
 def gap_figure(tables: Tables, subject: Subject, metric: str) -> Figure:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from bnstudy.analysis.figures.figure import Chart, Figure, Layout, Panel, absent, arranged, data, title_lines
 from bnstudy.analysis.figures.panels import MOST_PANELS, across, labels, left_out, panels_of
 from bnstudy.analysis.figures.theme import MUTED, SERIES, SHAPES
-from bnstudy.analysis.figures.units import plural
 from bnstudy.analysis.statistics import mean_interval
 from bnstudy.analysis.subject import Subject, Tables
+from bnstudy.analysis.wording import plural
 from bnstudy.batchnorm.conventions import CONVENTIONS
 
 POWERS = {"paper": 1, "consistent_unbiased": 0, "consistent_biased": 0, "inverted": -1}

@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from bnstudy.analysis.report.answer import answer_of as answer_of
     from bnstudy.analysis.report.content import Content as Content
     from bnstudy.analysis.report.content import content_of as content_of
-    from bnstudy.analysis.report.sheets import Cell as Cell
     from bnstudy.analysis.report.sheets import Sheet as Sheet
+    from bnstudy.analysis.report.sheets import TableCell as TableCell
     from bnstudy.analysis.report.write import write_report as write_report
 
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
-        "Cell": "sheets",
+        "TableCell": "sheets",
         "Content": "content",
         "Sheet": "sheets",
         "answer_of": "answer",

@@ -12,10 +12,10 @@ from bnstudy.analysis.cells import arms_of
 from bnstudy.analysis.figures.equivalence import equivalence_rows
 from bnstudy.analysis.figures.panels import seeds_phrase
 from bnstudy.analysis.figures.theme import NULL_ARM, NULL_REFERENCE
-from bnstudy.analysis.figures.units import amount, listed, p_value, plural
 from bnstudy.analysis.power import FEWEST_SEEDS, POWER
 from bnstudy.analysis.statistics import decidable
 from bnstudy.analysis.subject import Subject, Tables
+from bnstudy.analysis.wording import amount, listed, p_value, plural
 from bnstudy.batchnorm.conventions import CONVENTIONS
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from bnstudy.analysis.figures.units import plural
 from bnstudy.analysis.report.answer import null_arm_warning
 from bnstudy.analysis.subject import Subject, Tables
+from bnstudy.analysis.wording import plural
 
 _EXPECTED = ("jobs", "metrics", "gaps", "generalisation", "summary", "contrasts", "layers")
 _ORIGIN = {"sources": "versions or commits of the code", "versions": "sets of library versions", "machines": "machines"}

@@ -10,16 +10,17 @@ import numpy as np
 import pandas as pd
 
 from bnstudy.analysis.cells import arms_of
-from bnstudy.analysis.figures.units import Metric, fixed, metric_of, number, p_value
 from bnstudy.analysis.schemas import TERMS
 from bnstudy.analysis.subject import Subject, Tables
+from bnstudy.analysis.wording import fixed, number, p_value
+from bnstudy.metric import Metric, metric_of
 
 MOST_ROWS = 250
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A cell: what is read, and the number by which it sorts (None: by its text)."""
+class TableCell:
+    """A cell of a table: what is read, and the number by which it sorts (None: by its text)."""
 
     text: str
     key: float | None = None
@@ -43,7 +44,7 @@ class Sheet:
     title: str
     note: str
     columns: list[str]
-    rows: list[list[Cell]]
+    rows: list[list[TableCell]]
     total: int
     file: str
 
@@ -102,7 +103,7 @@ def _contrasts(name: str, title: str, note: str, rows: pd.DataFrame, subject: Su
             *(_value(row[key]) for key in keys),
             _scaled(row["difference"], metric, unit=not family),
             _range(row["ci_low"], row["ci_high"], metric),
-            Cell(p_value(float(row[p])), float(row[p])), Cell(p_value(float(row[q])), float(row[q])),
+            TableCell(p_value(float(row[p])), float(row[p])), TableCell(p_value(float(row[q])), float(row[q])),
             _scaled(row["mde"], metric), _seeds(row["seeds_needed"]),
             _value(row["n"]), _value(row["diverged"] + row["missing"]), _value(row["verdict"]),
         ])  # fmt: skip
@@ -202,41 +203,41 @@ def _head(column: str) -> str:
     return {"m_eff": "m_eff", "normalize": "normalised with"}.get(column, column.replace("_", " "))
 
 
-def _value(value: Any) -> Cell:
+def _value(value: Any) -> TableCell:
     if value is None or value is pd.NA or (isinstance(value, float | np.floating) and np.isnan(value)):
-        return Cell("–")
+        return TableCell("–")
     if isinstance(value, bool | np.bool_):
-        return Cell("yes" if value else "no")
+        return TableCell("yes" if value else "no")
     if isinstance(value, int | np.integer):
-        return Cell(str(value), float(value))
+        return TableCell(str(value), float(value))
     if isinstance(value, float | np.floating):
         real = float(value)
         text = f"{real:.0f}" if real.is_integer() and abs(real) < 1e15 else f"{real:.4g}"
-        return Cell(text.replace("-", "−", 1) if text.startswith("-") else text, real)
-    return Cell(str(value))
+        return TableCell(text.replace("-", "−", 1) if text.startswith("-") else text, real)
+    return TableCell(str(value))
 
 
-def _scaled(value: Any, metric: Metric, unit: bool = False) -> Cell:
+def _scaled(value: Any, metric: Metric, unit: bool = False) -> TableCell:
     text = number(float(value) * metric.factor, metric.decimals)
-    return Cell(f"{text} {metric.unit}".rstrip() if unit and text != "–" else text, float(value))
+    return TableCell(f"{text} {metric.unit}".rstrip() if unit and text != "–" else text, float(value))
 
 
-def _range(low: float, high: float, metric: Metric) -> Cell:
+def _range(low: float, high: float, metric: Metric) -> TableCell:
     if not np.isfinite(low):
-        return Cell("–")
+        return TableCell("–")
     ends: Sequence[str] = [number(end * metric.factor, metric.decimals) for end in (low, high)]
-    return Cell(" to ".join(ends), float(low))
+    return TableCell(" to ".join(ends), float(low))
 
 
-def _seeds(value: float) -> Cell:
+def _seeds(value: float) -> TableCell:
     if np.isnan(value):
-        return Cell("–")
-    return Cell("over 1,000,000" if np.isinf(value) else f"{int(np.ceil(value)):,}", float(min(value, 1e12)))
+        return TableCell("–")
+    return TableCell("over 1,000,000" if np.isinf(value) else f"{int(np.ceil(value)):,}", float(min(value, 1e12)))
 
 
-def _mean(row: dict[Any, Any] | None, metric: Metric) -> Cell:
+def _mean(row: dict[Any, Any] | None, metric: Metric) -> TableCell:
     if row is None or not np.isfinite(row["mean"]):
-        return Cell("–")
+        return TableCell("–")
     text = fixed(row["mean"] * metric.factor, metric.decimals)
     half = (row["high"] - row["low"]) / 2 * metric.factor
-    return Cell(f"{text} ± {fixed(half, metric.decimals)}" if np.isfinite(half) else text, float(row["mean"]))
+    return TableCell(f"{text} ± {fixed(half, metric.decimals)}" if np.isfinite(half) else text, float(row["mean"]))

@@ -10,7 +10,7 @@ import pandas as pd
 
 from bnstudy.analysis.figures.figure import WIDE, Chart, Figure, Layout, Panel, absent, arranged, data
 from bnstudy.analysis.figures.theme import BLUE, PURPLE, VERMILLION
-from bnstudy.analysis.figures.units import amount, listed, plural
+from bnstudy.analysis.wording import amount, listed, plural
 from bnstudy.diagnosis.figures.by_layer import ByLayer, Values, logarithmic, order_told
 from bnstudy.diagnosis.layer_columns import column
 from bnstudy.diagnosis.measured import short

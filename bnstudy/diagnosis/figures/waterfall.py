@@ -10,7 +10,7 @@ import pandas as pd
 
 from bnstudy.analysis.figures.figure import WIDE, Chart, Figure, Layout, Panel, absent, arranged, data, title_lines
 from bnstudy.analysis.figures.theme import INK, MUTED, PURPLE, TERM_COLOURS
-from bnstudy.analysis.figures.units import listed
+from bnstudy.analysis.wording import listed
 from bnstudy.diagnosis.figures.by_layer import LETTER, even_ticks, shortened
 from bnstudy.diagnosis.result import MODES, PATH, TERMS, Diagnosis
 from bnstudy.metric import metric_of

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from bnstudy.analysis.figures.units import listed
+from bnstudy.analysis.wording import listed
 from bnstudy.diagnosis.evidence import Evidence
 from bnstudy.diagnosis.measure import Levels, Reference
 from bnstudy.diagnosis.measured import Effect

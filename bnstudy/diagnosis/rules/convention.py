@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bnstudy.analysis.figures.units import listed
+from bnstudy.analysis.wording import listed
 from bnstudy.diagnosis.conventions import Hypothesis
 from bnstudy.diagnosis.result import Finding
 from bnstudy.diagnosis.rules.case import RECALIBRATE, Case, finding

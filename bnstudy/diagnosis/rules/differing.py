@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from bnstudy.analysis.figures.units import plural
+from bnstudy.analysis.wording import plural
 from bnstudy.diagnosis.evidence import Evidence
 from bnstudy.diagnosis.result import Finding
 from bnstudy.diagnosis.rules.case import CERTAIN, LIKELY, Case, finding

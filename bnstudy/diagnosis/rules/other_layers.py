@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bnstudy.analysis.figures.units import listed
+from bnstudy.analysis.wording import listed
 from bnstudy.diagnosis.result import Finding
 from bnstudy.diagnosis.rules.case import CERTAIN, LIKELY, Case, finding, named
 from bnstudy.diagnosis.rules.stored import distance_text, missing

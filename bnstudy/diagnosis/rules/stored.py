@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bnstudy.analysis.figures.units import plural
+from bnstudy.analysis.wording import plural
 from bnstudy.diagnosis.evidence import Evidence
 from bnstudy.diagnosis.result import Finding
 from bnstudy.diagnosis.rules.case import CERTAIN, LIKELY, RECALIBRATE, Case, Difference, finding, named

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bnstudy.analysis.figures.units import listed, plural
+from bnstudy.analysis.wording import listed, plural
 from bnstudy.diagnosis.evidence import Evidence
 from bnstudy.diagnosis.result import Finding
 from bnstudy.diagnosis.rules.case import RECALIBRATE, Case, finding, named

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bnstudy.analysis.figures.units import listed, plural
+from bnstudy.analysis.wording import listed, plural
 from bnstudy.diagnosis.conventions import best_hypothesis, measured_in_one_pass
 from bnstudy.diagnosis.result import PATH, TERMS, Finding
 from bnstudy.diagnosis.rules import composition, convention, other_layers, stored, structural

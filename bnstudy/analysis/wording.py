@@ -1,11 +1,10 @@
-"""How numbers of each metric are written."""
+"""How numbers, differences, p-values, counts and lists are written in sentences."""
 
 from __future__ import annotations
 
 import math
 
-from bnstudy.metric import Metric as Metric
-from bnstudy.metric import metric_of as metric_of
+from bnstudy.metric import Metric
 
 
 def number(value: float, decimals: int = 3) -> str:
