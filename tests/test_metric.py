@@ -18,7 +18,8 @@ from bnstudy.metric import METRICS, Metric, metric_of, metrics_for, primary_metr
 ROOT = Path(__file__).resolve().parents[1]
 DECLARED_ONCE = """
 import json, pathlib, sys
-import bnstudy.metric
+import bnstudy.assets, bnstudy.metric
+bnstudy.assets.config_folder = lambda: pathlib.Path(sys.argv[1])
 bnstudy.metric.METRICS["brier"] = bnstudy.metric.Metric(
     "brier", label="Brier score", meaning="mean squared distance of probabilities", task="classification", factor=100,
     unit="cs", level_unit="cs", direction="lower", bounds=(0, 2), companion="accuracy",
@@ -49,7 +50,6 @@ summary = pd.DataFrame([{"dataset": "digits", "model": "mlp", "norm": "batch", "
                          "convention": "paper", "split": "train", "metric": "brier", "quantity": "gap", "mean": 0.5,
                          "low": 0.4, "high": 0.6, "seeds": 2, "diverged": 0}])
 check_metric(Config(study=StudyConfig(metric="brier")))
-sweep_file.config_folder = lambda: pathlib.Path(sys.argv[1])
 print(json.dumps({
     "meaning": describe_columns()["brier"], "refused": refused, "axis": subject.metric.axis("gap"),
     "margin": amount(subject.margin, subject.metric), "companion": subject.companion,
