@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bnstudy.analysis.report.page import plain
-from bnstudy.analysis.report.sheets import Cell, Sheet
+from bnstudy.analysis.report.sheets import Sheet, TableCell
 from bnstudy.analysis.report.shell import page
 from bnstudy.atomic import atomic_file
 from bnstudy.batchnorm.conventions import CONVENTIONS
@@ -27,35 +27,38 @@ _METHOD = (
     "Each layer was fed chosen batches in a process of its own and judged by what came back, not by its documentation: "
     "factors, weights and ε are fitted."
 )
-_COLUMNS: dict[str, tuple[Callable[[Record], Cell], str]] = {
-    "name": (lambda row: Cell(row["name"]), "as bnstudy audit takes it"),
-    "convention": (lambda row: Cell(row["convention"]), "the pair of variances, where nothing about the layer is odd"),
+_COLUMNS: dict[str, tuple[Callable[[Record], TableCell], str]] = {
+    "name": (lambda row: TableCell(row["name"]), "as bnstudy audit takes it"),
+    "convention": (lambda row: TableCell(row["convention"]), "the pair of variances, where nothing about the layer is odd"),
     "normalises by": (
-        lambda row: Cell(row["normalize"]),
+        lambda row: TableCell(row["normalize"]),
         "the variance of a training batch of m values a channel: biased divides by m, unbiased by m − 1",
     ),
-    "stores": (lambda row: Cell(row["accumulate"]), "the variance that it averages for inference"),
+    "stores": (lambda row: TableCell(row["accumulate"]), "the variance that it averages for inference"),
     "weight": (lambda row: _weight(row), "that of the new batch in the moving average, at the layer's default"),
-    "momentum": (lambda row: Cell(_momentum(row)), "what the argument of that name (or decay) weighs, and its default"),
-    "ε": (lambda row: Cell(_epsilon(row), _key(row["eps"])), "inside the root, unless it says where else"),
+    "momentum": (lambda row: TableCell(_momentum(row)), "what the argument of that name (or decay) weighs, and its default"),
+    "ε": (lambda row: TableCell(_epsilon(row), _key(row["eps"])), "inside the root, unless it says where else"),
     "start": (
-        lambda row: Cell(f"{_number(row['start_mean'])}, {_number(row['start_variance'])}"),
+        lambda row: TableCell(f"{_number(row['start_mean'])}, {_number(row['start_variance'])}"),
         "mean and variance before the first batch",
     ),
-    "bias correction": (lambda row: Cell(row["bias_correction"]), "whether the start value's share is taken out, and where"),
-    "m = 1": (lambda row: Cell(row["single"]), "what happens where a channel has one value"),
-    "version": (lambda row: Cell(row["version"]), "of the framework"),
-    "layer": (lambda row: Cell(row["layer"]), "in the framework's own words"),
+    "bias correction": (
+        lambda row: TableCell(row["bias_correction"]),
+        "whether the start value's share is taken out, and where",
+    ),
+    "m = 1": (lambda row: TableCell(row["single"]), "what happens where a channel has one value"),
+    "version": (lambda row: TableCell(row["version"]), "of the framework"),
+    "layer": (lambda row: TableCell(row["layer"]), "in the framework's own words"),
     "misfit": (
-        lambda row: Cell(f"{row['residual']:.0e}", _key(row["residual"])),
+        lambda row: TableCell(f"{row['residual']:.0e}", _key(row["residual"])),
         "the largest relative residual of the laws that the row rests on",
     ),
     "next": (
-        lambda row: Cell(_short(row["runner_up"], ".2f"), _key(row["runner_up"])),
+        lambda row: TableCell(_short(row["runner_up"], ".2f"), _key(row["runner_up"])),
         "the relative distance of the nearest other hypothesis",
     ),
     "Δ bnstudy": (
-        lambda row: Cell(_short(row["difference"], ".1g"), _key(row["difference"])),
+        lambda row: TableCell(_short(row["difference"], ".1g"), _key(row["difference"])),
         "the largest difference of outputs and buffers from bnstudy's layer under the named convention over five updates, "
         "float32",
     ),
@@ -168,11 +171,11 @@ _STYLE = """
 """
 
 
-def _weight(row: Record) -> Cell:
+def _weight(row: Record) -> TableCell:
     if row["schedule"] == "cumulative":
-        return Cell("1/t")
+        return TableCell("1/t")
     first = "1, then " if row["schedule"] == "first batch replaces the start" else ""
-    return Cell(first + _short(row["weight"], "g"), _key(row["weight"]))
+    return TableCell(first + _short(row["weight"], "g"), _key(row["weight"]))
 
 
 def _momentum(row: Record) -> str:
