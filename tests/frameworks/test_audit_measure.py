@@ -38,12 +38,19 @@ def ours(**options) -> Kind:
     return Kind(build, 0.1)
 
 
-@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize("convention", [name for name, pair in CONVENTIONS.items() if pair.accumulate != "total"])
 def test_our_own_layers_are_identified_as_what_they_were_built_as(convention):
     seen = observe(ours(convention=convention))
     behaviour = identify(seen)
     assert (behaviour.convention, behaviour.oddities, behaviour.remarks) == (convention, (), ())
     assert largest_difference(seen, behaviour) < 1e-6
+
+
+@pytest.mark.skipif("total" not in CONVENTIONS, reason="the convention is not there yet")
+def test_the_total_variance_is_no_average_of_batch_variances():
+    behaviour = identify(observe(ours(convention="total")))
+    assert (behaviour.convention, behaviour.normalize) == ("unknown", "biased")
+    assert behaviour.oddities
 
 
 def test_ghost_batches_are_none_of_the_four():
