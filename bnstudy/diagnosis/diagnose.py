@@ -49,7 +49,7 @@ def diagnose(
 
     On frozen weights, all on the same batches: the metric in evaluation mode (`own`) and on batch statistics (`batch`), and
     on two statistics measured on the batches in between, so that own − batch = bessel + lag + pooling + noise as in
-    DESIGN.md, section 2, with k from each layer's own convention. Dropout and whatever else changes with the mode stays in
+    docs/diagnose.md, with k from each layer's own convention. Dropout and whatever else changes with the mode stays in
     evaluation mode; what it does is a term of its own (`other`). Then, by rules whose thresholds come from the measured
     standard errors, findings. A layer's stored statistics are judged against moving averages redrawn from the very
     batches, with its own momentum: what luck alone would have stored.
@@ -83,7 +83,8 @@ def diagnose(
             its weights; no batch, a batch that leaves a layer one value per channel, inputs or batch-mode outputs that are
             not finite, a metric that fails, batches that can be read only once.
 
-    Source: bnstudy issue 7; Ioffe & Szegedy 2015, Algorithm 2, and Wu & Johnson 2021, section 3, for the statistics.
+    Source: docs/architecture.md, "Diagnosis"; Ioffe & Szegedy 2015, Algorithm 2, and Wu & Johnson 2021, section 3, for the
+    statistics.
     """
     started = time.monotonic()
     layers = norm_layers(model)

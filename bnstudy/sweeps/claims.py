@@ -79,7 +79,7 @@ def acquire(folder: Path, job: str, status: Callable[[], Record] = dict) -> Clai
     Returns:
         The claim, to be entered with `with`; None if somebody alive holds it.
 
-    Source: bnstudy issue 3, part 6.
+    Source: docs/architecture.md, "Jobs and identity".
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{job}.json"

@@ -45,7 +45,7 @@ def run_local(jobs: Sequence[Job], root: str, source: Record, config: EngineConf
         source: state of the code, for the records.
         config: workers and threads.
 
-    Source: bnstudy issue 3, part 2.
+    Source: docs/architecture.md, "Engines".
     """
     # Workers are forked from a server that has the heavy imports behind it and has computed nothing.
     context = _Context()

@@ -46,7 +46,7 @@ def run_ray(jobs: Sequence[Job], root: str, source: Record, config: EngineConfig
     Raises:
         UserError: the cluster cannot be reached, or has no node that a job fits on and will not get one.
 
-    Source: bnstudy issue 3, part 2.
+    Source: docs/architecture.md, "Engines".
     """
     with _connection(config) as ray:
         _require_room(ray, config.threads, max((gpus(job, config.gpus_per_job) for job in jobs), default=0))

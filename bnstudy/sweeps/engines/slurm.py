@@ -57,7 +57,7 @@ def run_slurm(jobs: Sequence[Job], root: str, source: Record, config: EngineConf
     Raises:
         UserError: Slurm refuses the jobs.
 
-    Source: bnstudy issue 3, part 2.
+    Source: docs/architecture.md, "Engines".
     """
     name = f"bnstudy-{uuid.uuid4().hex[:8]}"
     folder = Path(root).resolve() / "slurm" / name
