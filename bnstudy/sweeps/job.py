@@ -127,7 +127,7 @@ def _measure(job: Job, progress: Record, checkpoint: Path) -> tuple[dict[str, pd
 
     measured = measure_block(job.config, dataset, job.seeds, advance, Checkpointing(checkpoint))
     rows = {"metrics": measured.metrics, "distances": measured.distances, "layers": measured.layers}
-    tables = {name: pd.DataFrame(own) for name, own in rows.items()}
+    tables = {name: pd.DataFrame(content) for name, content in rows.items()}
     for table in tables.values():
         table.insert(0, "job", job.id)
     steps = {str(seed): step for seed, step in measured.diverged.items()}

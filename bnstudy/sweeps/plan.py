@@ -156,9 +156,9 @@ def make_plan(configs: Iterable[Config], store: Store, efforts: Mapping[str, Eff
         parts = _parts(seed_list(config.seeds), efforts[training].block, records[training])
         names = [job_id(training, part) for part in parts]
         if training not in needed:
-            needed[training], own = names, canonical(config)
+            needed[training], shared = names, canonical(config)
             for name, part in zip(names, parts, strict=True):
-                settings = dataclasses.replace(own, seeds=list(part))
+                settings = dataclasses.replace(shared, seeds=list(part))
                 jobs[name] = Job(name, training, settings, part, efforts[training].steps)
         elif set(names) != set(needed[training]):
             raise UserError(f"seeds: {config.seeds!r} differs between cells that share a training; use one value in a study")

@@ -64,7 +64,7 @@ def run_study(config: Config, plan: Plan, store: Store, command: str, listener: 
         listener: told of jobs as they are done. Default: nobody.
 
     Returns:
-        The outcome. An interruption (Ctrl-C, SIGTERM) ends the workers and is told in it, not raised.
+        The outcome. An interruption (Ctrl-C, SIGTERM) ends the workers and stands in it, and is not raised.
 
     Raises:
         UserError: an engine that cannot be used, or a store that cannot be written.
