@@ -92,7 +92,7 @@ def plan(overrides: Overrides = None, multirun: Multirun = False, config_dir: Co
     """
     from bnstudy import commands
 
-    raise typer.Exit(commands.run(overrides or [], multirun, config_dir, only_plan=True))
+    raise typer.Exit(commands.plan(overrides or [], multirun, config_dir))
 
 
 @app.command()
@@ -101,9 +101,9 @@ def status(name: str, output_dir: Annotated[Path, typer.Option(help="Where the r
 
     Which jobs are done, running and where, missing, failed and why.
     """
-    from bnstudy import commands
+    from bnstudy.sweeps.status import print_status
 
-    raise typer.Exit(commands.status(name, output_dir))
+    raise typer.Exit(print_status(name, output_dir))
 
 
 @app.command()
@@ -113,9 +113,9 @@ def report(
     output_dir: Annotated[Path, typer.Option(help="Where the raw runs are.")] = Path("outputs"),
 ) -> None:
     """Build the tables of a study again from its raw runs."""
-    from bnstudy import commands
+    from bnstudy.analysis import report_study
 
-    commands.report(name, results_dir, output_dir)
+    report_study(name, results_dir, output_dir)
 
 
 @app.command()
@@ -130,9 +130,10 @@ def publish(
 
     Twice does nothing twice.
     """
-    from bnstudy import commands
+    from bnstudy.printing import say
+    from bnstudy.tracking import publish as send
 
-    raise typer.Exit(commands.publish(name, output_dir, online, only or [], dashboard))
+    raise typer.Exit(send(name, output_dir, online, only or [], dashboard, say))
 
 
 @app.command()

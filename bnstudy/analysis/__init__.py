@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from bnstudy.lazy import face
 
 if TYPE_CHECKING:
+    from bnstudy.analysis.command import report_study as report_study
     from bnstudy.analysis.contrasts import contrast_table as contrast_table
     from bnstudy.analysis.families import Family as Family
     from bnstudy.analysis.provenance import provenance_lines as provenance_lines
@@ -32,6 +33,7 @@ __getattr__, __dir__, __all__ = face(
         "load": "results",
         "printed_tables": "summary",
         "provenance_lines": "provenance",
+        "report_study": "command",
         "reported": "results",
         "study_tables": "tables",
         "subject_of": "subject",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from bnstudy.errors import UserError
+from bnstudy.printing import say
 from bnstudy.sweeps.claims import living
 from bnstudy.sweeps.store import LAYOUT, Record, Store, is_damaged, is_done
 
@@ -33,6 +35,14 @@ class Status:
     diverged: dict[str, dict[str, int]]
     damaged: dict[str, str] = field(default_factory=dict)
     again: str = ""
+
+
+def print_status(name: str, output_dir: Path) -> int:
+    """Print what has become of a study; 1 if some job is failed, missing or damaged."""
+    found = study_status(Store(output_dir), name)
+    for line in status_lines(found):
+        say(line)
+    return 0 if not (found.failed or found.missing or found.damaged) else 1
 
 
 def study_status(store: Store, name: str) -> Status:
