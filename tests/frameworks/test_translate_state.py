@@ -55,7 +55,7 @@ def feed(model: nn.Module, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
         return [model.train()(x) for x in inputs]
 
 
-@pytest.mark.parametrize(("source", "target"), itertools.permutations(CONVENTIONS, 2))
+@pytest.mark.parametrize(("source", "target"), list(itertools.permutations(CONVENTIONS, 2)))
 def test_keep_inference_changes_no_output_and_no_tensor(source, target):
     model = network(source)
     feed(model, batches(5, 1))
