@@ -140,21 +140,17 @@ def publish(
 def predict(
     batch_size: Annotated[int, typer.Option(help="Samples in a batch.")],
     positions: Annotated[int, typer.Option(help="Values per channel in one sample: H·W of an image, 1 for features.")] = 1,
-    m_eff: Annotated[float | None, typer.Option(help="Independent samples that a batch is worth; default: m.")] = None,
+    depth: Annotated[int, typer.Option(help="BatchNorm layers.")] = 8,
+    first_m_eff: Annotated[
+        float | None, typer.Option(help="Independent samples that a batch is worth in the first layer; default: m.")
+    ] = None,
+    skip: Annotated[bool, typer.Option("--skip", help="A skip connection around each block.")] = False,
     momentum: Annotated[float | None, typer.Option(help="α, to add the noise of a moving average.")] = None,
 ) -> None:
-    """Print what theory predicts for each convention."""
-    from bnstudy import commands
+    """Print what theory predicts for each convention, layer by layer."""
+    from bnstudy import prediction
 
-    for option, value in (("--batch-size", batch_size), ("--positions", positions)):
-        if value < 1:
-            raise UserError(f"{option}: {value} is no number of values; use 1 or more")
-    if momentum is not None and not 0 < momentum <= 1:
-        raise UserError(f"--momentum: {momentum:g} is no weight of the new batch; use 0 < momentum ≤ 1")
-    if m_eff is not None and not m_eff > 1:
-        raise UserError(f"--m-eff: {m_eff:g} samples have no variance of their own; use more than 1")
-
-    commands.predict(batch_size, positions, m_eff, momentum)
+    prediction.predict(prediction.Asked(batch_size, positions, depth, first_m_eff, skip, momentum))
 
 
 @app.command()

@@ -9,10 +9,10 @@ import dataclasses
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bnstudy.errors import UserError
-from bnstudy.printing import say, show
+from bnstudy.printing import say
 
 if TYPE_CHECKING:
     from bnstudy.sweeps.config import Config
@@ -153,35 +153,3 @@ def _require_writable(folder: Path) -> None:
     finally:
         for parent in reversed(made):
             parent.rmdir()
-
-
-def predict(batch_size: int, positions: int, m_eff: float | None, momentum: float | None) -> None:
-    """Print the theory table for a batch of `batch_size` samples with `positions` values per channel each."""
-    import pandas as pd
-
-    from bnstudy.batchnorm.conventions import CONVENTIONS
-    from bnstudy.batchnorm.theory import predict as prediction
-
-    m = batch_size * positions
-    rows = []
-    try:
-        for name, convention in CONVENTIONS.items():
-            plain = prediction(convention, m, m_eff)
-            noisy = prediction(convention, m, m_eff, momentum=momentum)
-            row: dict[str, Any] = {
-                "convention": name,
-                "train": plain.train,
-                "eval": plain.evaluation,
-                "eval/train": plain.ratio,
-            }
-            if momentum is not None:
-                row[f"eval/train, α = {momentum:g}"] = noisy.ratio
-            rows.append(row)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    worth = f"{m}" if m_eff is None else f"{m_eff:g}"
-    title = f"Second moment of the normalised activation, m = {m}, m_eff = {worth}, c = {m / (m - 1):.6g}"
-    show(
-        title,
-        pd.DataFrame(rows).map(lambda value: f"{value:.6f}" if isinstance(value, float) else value),
-    )

@@ -24,7 +24,7 @@ def show(title: str, frame: pd.DataFrame) -> None:
         console.width = 120
     table = Table()
     for index, column in enumerate(frame.columns):
-        table.add_column(str(column), justify="left" if index == 0 else "right")
+        table.add_column(str(column), justify="left" if index == 0 else "right", overflow="fold")
     for row in frame.itertuples(index=False):
         table.add_row(*(str(value) for value in row))
     console.print(f"[bold]{escape(title)}")

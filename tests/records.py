@@ -24,6 +24,7 @@ def done_record(training: str, seeds: Sequence[int], **changes: Any) -> dict[str
         "seconds": 1.0,
         "threads": 1,
         "diverged": {},
+        "unstable": [],
         "config": dataclasses.asdict(tiny()),
         "source": SOURCE,
         "versions": {"python": "3"},
@@ -34,5 +35,5 @@ def done_record(training: str, seeds: Sequence[int], **changes: Any) -> dict[str
 def save_done(store: Store, job: str, seeds: Sequence[int], **changes: Any) -> None:
     """Put a done job into a store whose tables hold a row a seed."""
     rows = pd.DataFrame({"job": job, "seed": list(seeds), "value": 0.5})
-    tables = {"metrics": rows, "distances": rows, "layers": rows}
+    tables = {"metrics": rows, "folds": rows, "layers": rows}
     store.save(job, tables, done_record(job.split("-")[0], seeds, **changes))

@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from bnstudy.analysis.schemas import CELL, SIDES
+from bnstudy.analysis.comparable import SIDES
+from bnstudy.analysis.schemas import CELL
 from bnstudy.batchnorm.conventions import RESCALED, Convention
 
 _SHORT = {"dataset.name": "dataset", "model.name": "model", "model.norm": "norm", "variance.normalize": "normalize"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from pandera.pandas import Check, Column, DataFrameSchema
 
-from bnstudy.analysis.families import KEYS, REFERENCE, Family, pairs_of
+from bnstudy.analysis.comparable import KINDS, kind_of, sampling_errors
+from bnstudy.analysis.families import KEYS, REFERENCE, STORAGE, TRAINING, Family, pairs_of
 from bnstudy.analysis.power import ALPHA, FEWEST_SEEDS, POWER
 from bnstudy.analysis.statistics import VERDICTS, compare, decidable, holm, verdict
 from bnstudy.errors import UserError
@@ -24,10 +26,11 @@ def contrast_table(
     family: Family | Mapping[str, Any] | None = None,
     contrasts: Sequence[str | Sequence[str]] | None = None,
     margins: Mapping[str, float] | None = None,
+    folds: pd.DataFrame | None = None,
     alpha: float = ALPHA,
     power: float = POWER,
 ) -> pd.DataFrame:
-    """The `contrasts` table: per cell, contrast, metric, statistic and split, what the seeds say of arm − reference.
+    """The `contrasts` table: per cell, contrast and number compared, what the seeds say of arm − reference.
 
     A value that is not finite marks a diverged seed. It takes its pair out of every arm, metric and split of its cell, at
     the statistic where it shows (a network that diverged shows it at all of them), and is counted in `diverged`; a seed that
@@ -39,10 +42,13 @@ def contrast_table(
     (`in_family` False): adjusted p-values NaN, verdict and power at α. Intervals are never adjusted.
 
     Args:
-        frame: tidy results, a row per seed, with columns `cell` and convention, seed, metric, statistic, split, value.
+        frame: see `comparable`, with a column `unstable` that marks seeds whose activations exploded; in its comparisons
+            they take part, and `verdict_stable` is the verdict without them.
         cell: columns whose values make a cell (dataset, model, batch_size, …): all that vary, apart from those named above.
         family: the declared family, or its mapping; its alpha serves every row, its margin every row of its metric.
         contrasts: arms against `paper`, or pairs (arm, reference), besides the family's; default: every arm against `paper`.
+            Storage and training comparisons are always made.
+        folds: see `fold_means`, for the error that the test split's size leaves. Default: not known.
         margins: margins of further metrics, in their units, for exploratory rows.
         alpha: level where no family is declared.
         power: of the minimum detectable effect and the number of seeds needed.
@@ -59,9 +65,42 @@ def contrast_table(
     declared = None if family is None else Family.parse(family)
     cell = list(cell)
     _check(frame, cell, declared)
+    if "unstable" not in frame:
+        frame = frame.assign(unstable=False)
+    made = partial(_verdicts, cell=cell, declared=declared, contrasts=contrasts, margins=margins, alpha=alpha, power=power)
+    table = made(frame)
+    keys = [*cell, *KEYS]
+    table["sampling_error"] = np.nan if folds is None else sampling_errors(table, folds, keys)
+    table["unstable"], table["verdict_stable"] = 0, table["verdict"]
+    if frame["unstable"].any():
+        # A seed is left out of a whole cell where any of its networks exploded, so that pairs stay pairs.
+        spoilt = frame.loc[frame["unstable"], [*cell, "seed"]].drop_duplicates()
+        rest = frame.merge(spoilt.assign(spoilt=True), how="left", on=[*cell, "seed"])
+        stable = made(frame[rest["spoilt"].isna().to_numpy()])
+        found = table[[*keys, "arm", "reference"]].merge(
+            stable[[*keys, "arm", "reference", "n", "verdict"]], how="left", on=[*keys, "arm", "reference"]
+        )
+        table["unstable"] = (table["n"] - found["n"].fillna(0).to_numpy()).clip(lower=0).astype("int64")
+        table["verdict_stable"] = found["verdict"].fillna("inconclusive").to_numpy()
+    schema = contrasts_schema(cell)
+    validated: pd.DataFrame = schema.validate(table[list(schema.columns)])
+    return validated
+
+
+def _verdicts(
+    frame: pd.DataFrame,
+    cell: list[str],
+    declared: Family | None,
+    contrasts: Sequence[str | Sequence[str]] | None,
+    margins: Mapping[str, float] | None,
+    alpha: float,
+    power: float,
+) -> pd.DataFrame:
+    """The table of a frame's comparisons, but for what takes another frame."""
     runs = _arrange(frame, cell)
-    primary = pairs_of(declared.contrasts) if declared else []
-    others = pairs_of([arm for arm in runs.arms if arm != REFERENCE] if contrasts is None else contrasts)
+    primary = declared.pairs if declared else []
+    arms = [arm for arm in runs.arms if kind_of(arm) == "arm" and arm != REFERENCE] if contrasts is None else contrasts
+    others = [*pairs_of(arms), *STORAGE, TRAINING]
     covered = declared.covers(runs.conditions) if declared else np.zeros(len(runs.conditions), dtype=bool)
     margins = {**(margins or {}), **({declared.metric: declared.margin} if declared and declared.margin is not None else {})}
     alpha = declared.alpha if declared else alpha
@@ -69,7 +108,10 @@ def contrast_table(
     parts = []
     for pair in dict.fromkeys([*primary, *others]) or [("", REFERENCE)]:  # the latter gives an empty table its columns
         has_arm, has_reference = (runs.present[runs.plane(name)].any(axis=0) for name in pair)
-        in_family = covered & (pair in primary)
+        kind = kind_of(pair[0])
+        in_family = covered & (pair in primary) & (runs.conditions["kind"] == kind).to_numpy()
+        if kind != "arm":  # which trainings a cell has is planned, and counted in the family's size
+            in_family &= has_arm & has_reference
         keep = np.flatnonzero(in_family | (has_arm & has_reference))
         part = runs.conditions.iloc[keep].assign(arm=pair[0], reference=pair[1], in_family=in_family[keep])
         parts.append((pair, keep, part.assign(margin=part["metric"].map(margins).astype(np.float64), alpha=alpha)))
@@ -88,14 +130,12 @@ def contrast_table(
         table[f"{name}_holm"] = holm(table[name].where(counted), size=size)
     p, p_equivalence = (table[f"{name}_holm"].where(table["in_family"], table[name]) for name in ("p", "p_equivalence"))
     table["verdict"] = verdict(p, p_equivalence, table["identical"], table["n"], lost, alpha)
-    schema = contrasts_schema(cell)
-    validated: pd.DataFrame = schema.validate(table[list(schema.columns)])
-    return validated
+    return table
 
 
 @dataclass(frozen=True)
 class _Runs:
-    """The tidy frame as arrays; a condition is a cell with a metric, a statistic and a split."""
+    """The tidy frame as arrays; a condition is a cell with what is compared of it."""
 
     conditions: pd.DataFrame
     arms: tuple[str, ...]
@@ -164,8 +204,10 @@ def _check(frame: pd.DataFrame, cell: list[str], family: Family | None) -> None:
         raise UserError(f"cell: {', '.join(cell)} leave more than one value for {row}; name every column that varies")
     if family is None:
         return
-    for key in KEYS:
-        known = frame[key].unique().tolist()
+    for key in ("metric", "split", "statistic"):
+        if key == "statistic" and "arm" not in family.kinds:
+            continue
+        known = frame.loc[frame["kind"] == "arm", key].unique().tolist()
         if getattr(family, key) not in known:
             raise UserError(f"family: {key} '{getattr(family, key)}' was not measured; use {', '.join(map(str, known))}")
     if unknown := [key for key in family.cells or {} if key not in cell]:
@@ -183,8 +225,14 @@ def contrasts_schema(cell: Sequence[str]) -> DataFrameSchema:
             **{name: Column(nullable=True, description="makes the cell") for name in cell},
             "arm": Column(str, description="convention compared"),
             "reference": Column(str, description="convention it is compared with"),
+            "kind": Column(str, Check.isin(KINDS), description="arm, storage or training: what the comparison is about"),
+            "weights": Column(
+                str,
+                Check.isin(["own", "biased", "unbiased", "both"]),
+                description="whose weights are compared: each arm's own, or those that this variance normalised; both: mean",
+            ),
             "metric": Column(str, description="number compared"),
-            "statistic": Column(str, description="what normalised at inference; own: the convention's own"),
+            "statistic": Column(str, description="what normalised at inference; own, stored: what each arm names"),
             "split": Column(str, description="train or test"),
             "difference": _number("mean over seeds of arm − reference, in the metric's units"),
             "ci_low": _number("1-α interval of the difference, t over seeds, not adjusted"),
@@ -197,7 +245,10 @@ def contrasts_schema(cell: Sequence[str]) -> DataFrameSchema:
             "p_equivalence_holm": _number("p_equivalence adjusted over the family", Check.in_range(0, 1)),
             "mde": _number("true difference found with the stated power at n pairs", Check.gt(0)),
             "seeds_needed": _number(
-                "seeds that would settle the row at its margin; inf: over a million", Check.ge(FEWEST_SEEDS)
+                "seeds that would settle the row if its estimate were the truth; inf: over a million", Check.ge(FEWEST_SEEDS)
+            ),
+            "sampling_error": _number(
+                "standard error of the difference from the finite test split, paired by sample", Check.ge(0)
             ),
             "n": Column("int64", Check.ge(0), description="pairs compared"),
             "diverged": Column("int64", Check.ge(0), description="pairs left out because a seed of the cell diverged"),
@@ -206,6 +257,8 @@ def contrasts_schema(cell: Sequence[str]) -> DataFrameSchema:
             "alpha": Column(float, Check.in_range(0, 0.5), description="level of the tests"),
             "in_family": Column(bool, description="declared before the run and adjusted; otherwise exploratory"),
             "verdict": Column(str, Check.isin(VERDICTS), description="by adjusted p-values in the family, else by raw ones"),
+            "unstable": Column("int64", Check.ge(0), description="pairs among n of which a network's activations exploded"),
+            "verdict_stable": Column(str, Check.isin(VERDICTS), description="the verdict without those pairs"),
         },
         checks=[
             Check(lambda table: ~(table["ci_low"] > table["difference"]), name="ci_low is at most the difference"),

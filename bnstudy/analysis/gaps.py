@@ -6,8 +6,9 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import pandas as pd
 
-from bnstudy.analysis.schemas import SIDES, TERMS
-from bnstudy.batchnorm.conventions import ARMS
+from bnstudy.analysis.comparable import SIDES
+from bnstudy.analysis.schemas import TERMS
+from bnstudy.batchnorm.conventions import ARMS, MATCHED_TOTAL
 from bnstudy.metric import metrics_for
 
 _KEYS = ("job", "seed", "split")
@@ -26,10 +27,11 @@ def last_epoch(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def gap_table(metrics: pd.DataFrame, conventions: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """Each convention's gap, own statistic − `batch`, and the four terms that add up to it.
+    """Each convention's gap, own statistic − `batch`, and the three terms that add up to it.
 
-        bessel   own − k·ema_unbiased                          lag    k·ema_unbiased − k·population_unbiased
-        pooling  k·population_unbiased − k·population_pooled   noise  k·population_pooled − batch
+        lag       own − its population twin                 the moving average: its lag and its noise
+        constant  population twin − k·population_total      the constant that the convention stores, against what is right
+        noise     k·population_total − batch                the batch's own noise, which no stored number removes
 
     with k = 1 where the biased variance normalises and c = m/(m-1), layer by layer, where the unbiased one does.
 
@@ -58,10 +60,10 @@ def gap_table(metrics: pd.DataFrame, conventions: Mapping[str, Sequence[str]]) -
             continue
         part["convention"] = name
         part["own"] = part[convention.own_statistic]
-        part["bessel"] = part["own"] - part["matched_ema_unbiased"]
-        part["lag"] = part["matched_ema_unbiased"] - part["matched_population_unbiased"]
-        part["pooling"] = part["matched_population_unbiased"] - part["matched_population_pooled"]
-        part["noise"] = part["matched_population_pooled"] - part["batch"]
+        twin = part[f"population_{convention.accumulate}"]
+        part["lag"] = part["own"] - twin
+        part["constant"] = twin - part[MATCHED_TOTAL]
+        part["noise"] = part[MATCHED_TOTAL] - part["batch"]
         part["gap"] = part["own"] - part["batch"]
         parts.append(part)
     columns = ["job", *cell, "seed", "convention", "split", "metric", "gap", *TERMS, "own", "batch"]

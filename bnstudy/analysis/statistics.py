@@ -42,7 +42,7 @@ class Comparison:
         p: two-sided p-value of "the mean difference is 0".
         p_equivalence: p-value of "the mean difference is at least the margin away from 0"; NaN without a margin.
         mde: the true difference that n seeds would find with the stated power, if the sample's spread is the true one.
-        seeds_needed: seeds that would settle the question at the margin, see `seeds_needed`; NaN without a margin.
+        seeds_needed: seeds that would settle the question that the estimate poses; see `seeds_needed`.
         identical: whether every paired difference is exactly 0.
         n: number of pairs.
 
@@ -156,7 +156,9 @@ def compare(
             result["equivalence_low"][spread], result["equivalence_high"][spread] = test.confidence_interval(1 - 2 * alpha)
             result["p_equivalence"][spread] = DescrStatsW(differences[:, spread]).ttost_mean(-bounds, bounds)[0]
             result["mde"][spread] = minimum_detectable_effect(deviation, n, alpha=level, power=power)
-            result["seeds_needed"][spread] = seeds_needed(deviation, bounds, alpha=level, power=power)
+            result["seeds_needed"][spread] = seeds_needed(
+                deviation, result["difference"][spread], bounds, alpha=level, power=power
+            )
         for column in np.flatnonzero(flat):
             _compare_without_spread(result, int(column), differences[:, column], float(margins[column]), alpha)
     shaped = {name: values.reshape(shape) for name, values in result.items()}

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from bnstudy.analysis.cells import cell_columns, convention_of
-from bnstudy.analysis.gaps import gap_table, generalisation_table
+from bnstudy.analysis.comparable import comparable, fold_means
+from bnstudy.analysis.gaps import gap_table, generalisation_table, last_epoch
 from bnstudy.analysis.schemas import OPTIONAL, checked
 from bnstudy.analysis.summary import summary_table
 from bnstudy.analysis.verdicts import study_contrasts
@@ -30,8 +31,8 @@ def study_tables(store: Store, name: str) -> dict[str, pd.DataFrame]:
         name: the study.
 
     Returns:
-        `jobs`, `metrics`, `distances`, `layers`, `gaps`, `generalisation`, `summary`, `contrasts`, each with the
-        columns that name a cell.
+        `jobs`, `metrics`, `layers`, `gaps`, `generalisation`, `summary`, `contrasts`, each with the columns that name
+        a cell.
 
     Raises:
         UserError: no such study, none of its jobs is done, or a damaged file.
@@ -55,7 +56,7 @@ def study_tables(store: Store, name: str) -> dict[str, pd.DataFrame]:
             if job in records and label not in conventions[job]:
                 conventions[job].append(label)
     tables = {"jobs": _jobs(records, cells)}
-    for table in ("metrics", "distances", "layers"):
+    for table in ("metrics", "layers"):
         parts = [_with_cell(store.table(job, table, records[job]), cells.loc[job]) for job in records]
         tables[table] = pd.concat([part for part in parts if not part.empty] or parts[:1], ignore_index=True)
     for table in OPTIONAL:
@@ -65,8 +66,27 @@ def study_tables(store: Store, name: str) -> dict[str, pd.DataFrame]:
     tables["generalisation"] = generalisation_table(tables["metrics"], conventions)
     tables["summary"] = summary_table(tables["gaps"], tables["generalisation"])
     tables = {table: checked(table, frame) for table, frame in tables.items()}
-    contrasts = study_contrasts(tables["gaps"], tables["generalisation"], study["study_fields"], study["cells"])
-    return tables | {"contrasts": contrasts}
+    final = last_epoch(tables["metrics"])
+    frame = _marked(comparable(final, conventions), final, records)
+    parts = [_with_cell(store.table(job, "folds", records[job]), cells.loc[job]) for job in records]
+    seeds = {job: len(record["seeds"]) - len(record["diverged"]) for job, record in records.items()}
+    means = fold_means(pd.concat(parts, ignore_index=True), seeds, conventions)
+    return tables | {"contrasts": study_contrasts(frame, study["study_fields"], study["cells"], means)}
+
+
+def _marked(frame: pd.DataFrame, final: pd.DataFrame, records: Mapping[str, Record]) -> pd.DataFrame:
+    """Mark what comes from a cell and seed of which a network's activations exploded, whichever side trained it."""
+    cell = [
+        str(column)
+        for column in frame
+        if column in final and column not in ("seed", "metric", "statistic", "split", "value")
+    ]
+    exploded = pd.DataFrame(
+        [(job, seed) for job, record in records.items() for seed in record.get("unstable", ())], columns=["job", "seed"]
+    )
+    where = final[["job", *cell]].drop_duplicates().merge(exploded, on="job")[[*cell, "seed"]].drop_duplicates()
+    found = frame.merge(where.assign(unstable=True), how="left", on=[*cell, "seed"])["unstable"]
+    return frame.assign(unstable=found.eq(True).to_numpy())
 
 
 def recorded_study(store: Store, name: str) -> Record:
@@ -104,6 +124,7 @@ def _jobs(records: Mapping[str, Record], cells: pd.DataFrame) -> pd.DataFrame:
             "steps": [record["steps"] for record in records.values()],
             "seconds": [float(record["seconds"]) for record in records.values()],
             "diverged": [len(record["diverged"]) for record in records.values()],
+            "unstable": [len(record["unstable"]) for record in records.values()],
         }
     )
     cells = cells[[column for column in cells if column not in own]]  # `steps`, where a study varies it

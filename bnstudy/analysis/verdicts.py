@@ -10,7 +10,7 @@ import pandas as pd
 
 from bnstudy.analysis.cells import cell_columns, convention_of
 from bnstudy.analysis.contrasts import contrast_table
-from bnstudy.analysis.families import Family, pairs_of
+from bnstudy.analysis.families import KEYS, STORAGE, Family, pairs_of
 from bnstudy.batchnorm.conventions import ARMS
 from bnstudy.errors import UserError
 from bnstudy.metric import metrics_for, primary_metric
@@ -82,6 +82,7 @@ def declared_family(study: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]
             statistic=study["statistic"],
             cells=within or None,
             alpha=study["alpha"],
+            kinds=study["kinds"],
         )
     except UserError as error:
         raise UserError(f"study.{error}") from error
@@ -89,23 +90,29 @@ def declared_family(study: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]
     for key, choices in accepted.items():
         if study[key] not in choices:
             raise UserError(f"study.{key}: {study[key]!r} is unknown; use {' or '.join(map(repr, choices))}")
-    covered = planned.assign(metric=family.metric, split=family.split, statistic=family.statistic)
-    inside = {keys[training] for training in covered.index[family.covers(covered)]}
-    return replace(family, size=len(inside) * len(family.contrasts) or None)
+    chosen = planned[family.includes(planned)]
+    counted = {"arm": len(family.contrasts), "storage": len(STORAGE), "training": 1}
+    sides: dict[tuple[str, ...], set[str]] = {}
+    for training, row in chosen.iterrows():
+        if row["norm"] == "batch":
+            sides.setdefault(keys[str(training)], set()).add(str(row["normalize"]))
+    found = {
+        "arm": len({keys[str(training)] for training in chosen.index}),
+        "storage": sum(bool(normalised & {"biased", "unbiased"}) for normalised in sides.values()),
+        "training": sum({"biased", "unbiased"} <= normalised for normalised in sides.values()),
+    }
+    return replace(family, size=sum(counted[kind] * found[kind] for kind in family.kinds) or None)
 
 
 def study_contrasts(
-    gaps: pd.DataFrame, generalisation: pd.DataFrame, study: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]
+    frame: pd.DataFrame, study: Mapping[str, Any], cells: Sequence[Mapping[str, Any]], folds: pd.DataFrame | None = None
 ) -> pd.DataFrame:
     """The `contrasts` table of a study: every arm against `paper` in every cell, and what its YAML declares.
 
     Args:
-        gaps: the `gaps` table.
-        generalisation: the table of that name, for the baselines without BatchNorm; their arms are named norm=group, ….
+        frame: see `comparable`, with the column `unstable`.
         study, cells: as recorded; see `declared_family`.
-
-    Returns:
-        A row per cell, contrast, metric, statistic (own, batch or gap) and split.
+        folds: see `fold_means`.
 
     Raises:
         UserError: see `declared_family`.
@@ -113,39 +120,14 @@ def study_contrasts(
     Source: docs/method.md, "Contrasts and verdicts".
     """
     family = declared_family(study, cells)
-    frame = _tidy(gaps, generalisation)
-    cell = [
-        column for column in map(str, frame) if column not in ("convention", "seed", "metric", "statistic", "split", "value")
-    ]
-    frame = frame.sort_values(cell, kind="stable")  # gaps come in the order of their jobs' names
+    cell = [str(column) for column in frame if column not in (*KEYS, "convention", "seed", "value", "unstable")]
+    frame = frame.sort_values(cell, kind="stable")  # rows come in the order of their jobs' names
     measured = set(frame["metric"])
     metric = family.metric or primary_metric(measured)
-    usable = metric in measured and bool(family.contrasts)
-    others = [arm for arm in dict.fromkeys(frame["convention"]) if arm != "paper"]
+    usable = metric in measured and bool(family.pairs)
     return contrast_table(
-        frame,
-        cell,
-        family=replace(family, metric=metric) if usable else None,
-        contrasts=others,
-        alpha=family.alpha,
+        frame, cell, family=replace(family, metric=metric) if usable else None, folds=folds, alpha=family.alpha
     )
-
-
-def _tidy(gaps: pd.DataFrame, generalisation: pd.DataFrame) -> pd.DataFrame:
-    """A row per cell, arm, seed, metric, statistic and split."""
-    keys = [
-        column
-        for column in map(str, gaps)
-        if column not in ("job", *_ARMS, *QUANTITIES, "bessel", "lag", "pooling", "noise")
-    ]
-    long = gaps.melt(keys, QUANTITIES, var_name="statistic", value_name="value")
-    baselines = generalisation[generalisation["norm"] != "batch"]
-    if baselines.empty:
-        return long
-    named = baselines.assign(convention="norm=" + baselines["norm"])
-    own = named.melt([key for key in keys if key != "split"], ["train", "test"], var_name="split", value_name="value")
-    own = own.assign(statistic="own")
-    return pd.concat([part for part in (long, own) if not part.empty], ignore_index=True)
 
 
 def _arm(convention: str, norm: str) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from bnstudy.batchnorm.conventions import EMA_STATISTICS, Convention
+from bnstudy.batchnorm.conventions import EMA_STATISTICS, STORED, Convention
 
 PENDING = 64
 """Batches that are taken into deferred averages at once."""
@@ -20,18 +19,43 @@ class Moments(NamedTuple):
     Args:
         mean, biased, unbiased: Σ f·μ_B, Σ f·s²_biased, Σ f·s²_unbiased.
         spread: Σ f·(μ_B - mean)², None for a single group.
-        share_square: Σ f².
     """
 
     mean: Tensor
     biased: Tensor
     unbiased: Tensor
     spread: Tensor | None = None
-    share_square: float = 1.0
+
+
+def surprise_weight(alpha: float, cumulative: bool) -> float:
+    """The weight g of (μ_B - μ̂)² in the total variance, μ̂ being the running mean before the batch.
+
+    For batch means that are independent of each other, E[(μ_B - μ̂)²] = Var(μ_B)·(1 + Σw²), with the weights w of sum 1 that
+    μ̂ gives to the batches before. g = 1/(1 + Σw²) makes g·(μ_B - μ̂)² unbiased for Var(μ_B). Under a constant α, Σw² is
+    α/(2-α) once burnt in, so g = 1 - α/2. Under the cumulative average, α = 1/t for batch t and Σw² = 1/(t-1), so g = 1 - α;
+    the first batch has nothing to be compared with (g = 0), and the second counts for both (g = 1).
+
+    Args:
+        alpha: weight of the new batch.
+        cumulative: whether α is 1/t.
+
+    Source: docs/method.md, "Statistics".
+    """
+    if not cumulative:
+        return 1 - alpha / 2
+    return 1.0 if alpha == 0.5 else 1 - alpha
 
 
 class MovingAverages(nn.modules.batchnorm._BatchNorm):
-    """What every convention's layer keeps for inference: torch's running buffers, and on demand the other averages."""
+    """What every convention's layer keeps for inference: torch's running buffers, and on demand the other averages.
+
+    The total variance σ² = E[s²_biased] + Var(μ_B) is an average like the others, of what a batch says of it:
+
+        v ← (1-α)·v + α·(s²_biased + g·(μ_B - μ̂)²),   μ̂ before its own update, g from `surprise_weight`
+
+    so torch's own buffers are all its state: a checkpoint of any layer goes on exactly where it stood. With ghost batches
+    the spread of the groups' means around μ_B is added, as the law of total variance asks within a step.
+    """
 
     convention: Convention
     norm_batch_size: int | None
@@ -39,8 +63,7 @@ class MovingAverages(nn.modules.batchnorm._BatchNorm):
     """Batch means, unbiased variances and m that are not yet in the averages; None outside `deferred_averages`."""
     ema_var_biased: Tensor
     ema_var_unbiased: Tensor
-    ema_mean_variance: Tensor
-    ema_weight_square: Tensor | None
+    ema_var_total: Tensor
 
     @property
     def tracks_all_statistics(self) -> bool:
@@ -48,22 +71,18 @@ class MovingAverages(nn.modules.batchnorm._BatchNorm):
         return "ema_var_biased" in self._buffers
 
     def track_all_statistics(self) -> None:
-        """Keep the moving averages of s²_biased and s²_unbiased and the variance of μ_B from now on, outside the state_dict.
+        """Keep the moving averages of every variance that can be stored from now on, outside the state_dict.
 
-        The first two start at the running variance's present value, the third at 0; the running buffers go on as before.
-        Call it before training, and again after loading a state_dict.
+        All start at the running variance's present value; the running buffers go on as before. Call it before training, and
+        again after loading a state_dict.
 
         Raises:
             ValueError: the layer has no running buffers.
         """
         if self.running_mean is None or self.running_var is None:
             raise ValueError("track_running_stats: False leaves nothing to track; build the layer with True")
-        self.register_buffer("ema_var_biased", self.running_var.clone(), persistent=False)
-        self.register_buffer("ema_var_unbiased", self.running_var.clone(), persistent=False)
-        # E[μ_B²] - E[μ_B]² by S ← (1-α)·(S + α·(μ_B - μ̂)²), as the difference loses the small variance of a large mean.
-        self.register_buffer("ema_mean_variance", torch.zeros_like(self.running_mean), persistent=False)
-        groups = None if self.norm_batch_size is None else self.running_mean.new_tensor(self._weight_square())
-        self.register_buffer("ema_weight_square", groups, persistent=False)
+        for variance in STORED:
+            self.register_buffer(f"ema_var_{variance}", self.running_var.clone(), persistent=False)
 
     def reset_running_stats(self) -> None:
         """Start the running buffers afresh, and the further averages where they are kept."""
@@ -73,14 +92,6 @@ class MovingAverages(nn.modules.batchnorm._BatchNorm):
 
     def ema(self, name: str) -> tuple[Tensor, Tensor]:
         """Mean and variance of a moving-average statistic, each of shape (channels,).
-
-        ema_biased and ema_unbiased are the moving averages of s²_biased and s²_unbiased. ema_pooled adds the variance of the
-        batch means by the law of total variance, unbiased for the weights w (of sum 1) that the average gives to them:
-
-            v = E[s²_biased] + (E[μ_B²] - E[μ_B]²)/(1 - Σw²)
-
-        1/(1 - Σw²) is (2-α)/(2-2α) for a moving average once burnt in, t/(t-1) after t batches of a cumulative one, and
-        less for ghost batches, whose groups share a step's weight. It is NaN where Σw² = 1, as after a single group.
 
         Raises:
             ValueError: not an `ema_` statistic, or one that the layer does not keep.
@@ -93,45 +104,32 @@ class MovingAverages(nn.modules.batchnorm._BatchNorm):
             return self.running_mean, self.running_var
         if not self.tracks_all_statistics:
             raise ValueError(f"statistic: {name!r} is not kept by this layer; call track_all_statistics() before training")
-        if name != "ema_pooled":
-            return self.running_mean, self.ema_var_biased if name == "ema_biased" else self.ema_var_unbiased
-        weight_square = self.weight_square
-        correction = 1 / (1 - weight_square) if weight_square < 1 else math.nan
-        return self.running_mean, self.ema_var_biased + self.ema_mean_variance * correction
+        return self.running_mean, self._kept(name.removeprefix("ema_"))
 
-    @property
-    def weight_square(self) -> float:
-        """Σw² of the weights w, of sum 1, that the averages give to the groups of samples they have seen."""
-        tracked = self._buffers.get("ema_weight_square")
-        return self._weight_square() if tracked is None else float(tracked)
-
-    def _weight_square(self) -> float:
-        """Σw² of the batches in the average, one group each: its limit for a moving average."""
-        if self.momentum is not None:
-            return self.momentum / (2 - self.momentum)
-        return 1 / max(1.0, 0.0 if self.num_batches_tracked is None else float(self.num_batches_tracked))
+    def _kept(self, variance: str) -> Tensor:
+        return cast(Tensor, self._buffers[f"ema_var_{variance}"])
 
     def _update(self, batch: Moments, alpha: float) -> None:
         """Take a batch into every average with weight α."""
-        own = batch.biased if self.convention.accumulate == "biased" else batch.unbiased
-        averages, values = [cast(Tensor, self.running_mean), cast(Tensor, self.running_var)], [batch.mean, own]
-        if self.tracks_all_statistics:
-            variance = self.ema_mean_variance
-            deviation = batch.mean - averages[0]
-            variance.addcmul_(deviation, deviation, value=alpha).add_(variance, alpha=-alpha)
+        running_mean = cast(Tensor, self.running_mean)
+        own = self.convention.accumulate
+        seen = {"biased": batch.biased, "unbiased": batch.unbiased}
+        if own == "total" or self.tracks_all_statistics:
+            surprise = batch.mean - running_mean
+            weight = surprise_weight(alpha, self.momentum is None)
+            seen["total"] = torch.addcmul(batch.biased, surprise, surprise, value=weight)
             if batch.spread is not None:
-                variance.add_(batch.spread, alpha=alpha)
-            if self.ema_weight_square is not None:
-                self.ema_weight_square.mul_((1 - alpha) ** 2).add_(alpha**2 * batch.share_square)
-            averages += [self.ema_var_biased, self.ema_var_unbiased]
-            values += [batch.biased, batch.unbiased]
+                seen["total"] = seen["total"] + batch.spread
+        averages, values = [running_mean, cast(Tensor, self.running_var)], [batch.mean, seen[own]]
+        if self.tracks_all_statistics:
+            averages += [self._kept(variance) for variance in seen]
+            values += list(seen.values())
         torch._foreach_lerp_(averages, values, alpha)  # one call: at small batches the calls are what costs
 
     def take_pending(self) -> None:
         """Take the pending batches b = 1…T into every average, as T single updates would.
 
-        With w_b = α·(1-α)^(T-b): μ̂ ← (1-α)^T·μ̂ + Σ w_b·μ_b, likewise the variances, and for the variance of the means
-        S ← (1-α)^T·(S + (μ̂_old - μ̂_new)²) + Σ w_b·(μ_b - μ̂_new)².
+        With w_b = α·(1-α)^(T-b), each average becomes (1-α)^T times itself plus Σ w_b·(what batch b says).
         """
         if not self.pending:
             return
@@ -140,15 +138,16 @@ class MovingAverages(nn.modules.batchnorm._BatchNorm):
         self.pending.clear()
         mean, unbiased = torch.stack(means), torch.stack(variances)  # (T, channels)
         batches = len(mean)
-        weight = mean.new_tensor([alpha * (1 - alpha) ** age for age in reversed(range(batches))])
-        left = (1 - alpha) ** batches
-        mean_now = left * running_mean + weight @ mean
-        spread = left * (running_mean - mean_now).square() + weight @ (mean - mean_now).square()
-        self.ema_mean_variance.mul_(left).add_(spread)
-        running_mean.copy_(mean_now)
-        new_unbiased = weight @ unbiased
-        new_biased = (weight * mean.new_tensor([(m - 1) / m for m in counts])) @ unbiased
-        own = new_biased if self.convention.accumulate == "biased" else new_unbiased
-        averages = (self.ema_var_biased, self.ema_var_unbiased, cast(Tensor, self.running_var))
-        for average, new in zip(averages, (new_biased, new_unbiased, own), strict=True):
-            average.mul_(left).add_(new)
+        decay = (1 - alpha) ** torch.arange(batches + 1, dtype=torch.float64)  # 0 to the power of 0 is 1, as it must
+        # Row b: what μ̂ gives to the batches before b, (1-α)^(b-1-i)·α; the last row is what every average gives to all.
+        age = torch.arange(batches + 1).unsqueeze(1) - torch.arange(1, batches + 1)
+        weights = torch.where(age >= 0, alpha * decay[age.clamp(min=0)], 0.0).to(mean)
+        left = decay.to(mean)
+        history = torch.addmm(left.unsqueeze(1) * running_mean, weights, mean)  # μ̂ before each batch, and after the last
+        biased = unbiased * mean.new_tensor([(m - 1) / m for m in counts]).unsqueeze(1)
+        total = torch.addcmul(biased, mean - history[:-1], mean - history[:-1], value=surprise_weight(alpha, False))
+        running_mean.copy_(history[-1])
+        averages = [cast(Tensor, self.running_var), *(self._kept(variance) for variance in STORED)]
+        seen = {"biased": biased, "unbiased": unbiased, "total": total}
+        for average, variance in zip(averages, (self.convention.accumulate, *STORED), strict=True):
+            average.mul_(left[-1]).add_(weights[-1] @ seen[variance])

@@ -6,20 +6,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 VARIANCES = ("biased", "unbiased")
+"""Variances of one batch: those that can normalise it."""
+STORED = (*VARIANCES, "total")
+"""Variances that can be stored for inference."""
 
 
 @dataclass(frozen=True)
 class Convention:
     """A pair of choices: the variance that normalises the training batch, and the one accumulated for inference.
 
-        s²_biased = Σ(x-μ_B)²/m          s²_unbiased = Σ(x-μ_B)²/(m-1)
+        s²_biased = Σ(x-μ_B)²/m          s²_unbiased = Σ(x-μ_B)²/(m-1)          σ² = E[s²_biased] + Var(μ_B)
+
+    The last is the total variance: by the law of total variance it is the variance of all values together, however the
+    samples of a batch depend on each other. s²_unbiased estimates it only where they are independent.
 
     Args:
         normalize: "biased" or "unbiased", the variance in the denominator of the training output.
-        accumulate: "biased" or "unbiased", the variance whose moving average is used at inference.
+        accumulate: "biased", "unbiased" or "total", the variance whose moving average is used at inference.
 
     Raises:
-        ValueError: a choice that is neither "biased" nor "unbiased".
+        ValueError: another choice, or "total" beside a batch that the unbiased variance normalises: σ² is the variance that
+            the biased one misses a part of, and nobody asks for that pair.
 
     Source: Ioffe & Szegedy 2015, Algorithms 1 and 2 (`paper`); docs/method.md, "Conventions".
     """
@@ -28,9 +35,11 @@ class Convention:
     accumulate: str
 
     def __post_init__(self) -> None:
-        for role in (self.normalize, self.accumulate):
-            if role not in VARIANCES:
-                raise ValueError(f"convention: {role!r} is no variance; use 'biased' or 'unbiased'")
+        for role, choices in ((self.normalize, VARIANCES), (self.accumulate, STORED)):
+            if role not in choices:
+                raise ValueError(f"convention: {role!r} is no variance here; use {' or '.join(map(repr, choices))}")
+        if (self.normalize, self.accumulate) == ("unbiased", "total"):
+            raise ValueError("convention: 'total' goes with normalize='biased'; use ('biased', 'total')")
 
     @property
     def name(self) -> str:
@@ -39,7 +48,7 @@ class Convention:
 
     @property
     def own_statistic(self) -> str:
-        """The inference statistic that this convention stores: "ema_biased" or "ema_unbiased"."""
+        """The inference statistic that this convention stores: "ema_biased", "ema_unbiased" or "ema_total"."""
         return f"ema_{self.accumulate}"
 
     def divisor(self, m: int) -> float:
@@ -78,6 +87,7 @@ CONVENTIONS: dict[str, Convention] = {
     "consistent_unbiased": Convention("unbiased", "unbiased"),
     "consistent_biased": Convention("biased", "biased"),
     "inverted": Convention("unbiased", "biased"),
+    "total": Convention("biased", "total"),
 }
 ALIASES: dict[str, str] = {"pytorch": "paper", "karpathy": "consistent_unbiased", "flax": "consistent_biased"}
 
@@ -87,11 +97,11 @@ RESCALED = "consistent_biased_rescaled"
 ARMS: dict[str, Convention] = {**CONVENTIONS, RESCALED: CONVENTIONS["consistent_biased"]}
 """Every arm of a study by name: the conventions, and the control."""
 
-EMA_STATISTICS = ("ema_biased", "ema_unbiased", "ema_pooled")
-POPULATION_STATISTICS = ("population_biased", "population_unbiased", "population_pooled")
+EMA_STATISTICS = ("ema_biased", "ema_unbiased", "ema_total")
+POPULATION_STATISTICS = ("population_biased", "population_unbiased", "population_total")
 STATISTICS = ("batch", *EMA_STATISTICS, *POPULATION_STATISTICS)
-MATCHED_STATISTICS = ("matched_ema_unbiased", "matched_population_unbiased", "matched_population_pooled")
-"""k·v, the stored variance that matches the training divisor: k = c where the unbiased variance normalises, else 1."""
+MATCHED_TOTAL = "matched_population_total"
+"""k·population_total, which matches the training divisor: k = c where the unbiased variance normalises, else 1."""
 
 
 def bessel(m: int) -> float:

@@ -76,5 +76,4 @@ def moments(means: Sequence[Tensor], variances: Sequence[Tensor], samples: Seque
         average([variance * ((values - 1) / values) for variance, values in zip(variances, m, strict=True)]),
         average(variances),
         average([(part - mean).square() for part in means]),
-        sum(share**2 / part.size(0) for share, part in zip(shares, means, strict=True)),
     )

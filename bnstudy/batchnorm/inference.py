@@ -25,7 +25,7 @@ def evaluating(
     Args:
         model: a model with bnstudy's BatchNorm layers.
         statistic: "batch" (the batch's own, under the layer's normalising variance, nothing updated), "ema_biased",
-            "ema_unbiased", "ema_pooled", "population_biased", "population_unbiased" or "population_pooled".
+            "ema_unbiased", "ema_total", "population_biased", "population_unbiased" or "population_total".
         population: what `population_statistics` returned; needed for the `population_` statistics.
         factors: multiplies each layer's variance, by layer name; the k of docs/method.md, "Conventions", which
             makes a stored variance match the training divisor; "batch" takes none. Default: 1 everywhere.

@@ -45,14 +45,15 @@ class ConventionBatchNorm(MovingAverages):
     or Σ(x-μ_B)²/(m-1) (unbiased; c = m/(m-1) times the biased one):
 
         train   y = γ·(x-μ_B)/√(s²_normalize + ε) + β
-        update  μ̂ ← (1-α)·μ̂ + α·μ_B,   v ← (1-α)·v + α·s²_accumulate        α is `momentum`
+        update  v ← (1-α)·v + α·s²_accumulate,   μ̂ ← (1-α)·μ̂ + α·μ_B        α is `momentum`
         eval    y = γ·(x-μ̂)/√(v + ε) + β
 
     Unbiased normalisation needs no kernel of its own, since √(c·s²_biased + ε) = √c·√(s²_biased + ε/c):
 
         BN_unbiased(x; γ, ε) = BN_biased(x; γ/√c, ε/c),   values and gradients both.
 
-    A biased update takes the kernel's unbiased one from a buffer of zeros: t = α·s²_unbiased, v ← (1-α)·v + t/c.
+    A biased update takes the kernel's unbiased one from a buffer of zeros: t = α·s²_unbiased, v ← (1-α)·v + t/c. For the
+    total variance s²_accumulate is s²_biased + (1 - α/2)·(μ_B - μ̂)² with μ̂ before its update (`MovingAverages`).
 
     Backward, with x̂ the normalised activation, σ = √(s²_normalize + ε) and dy the gradient of the output; sums and means
     run over the m values of the channel:
@@ -69,7 +70,7 @@ class ConventionBatchNorm(MovingAverages):
         track_running_stats: keep μ̂ and v; without them inference uses the batch's statistics. Default: True.
         device, dtype: of the parameters and buffers.
         bias: learn β (needs a torch whose own BatchNorm takes it). Default: True.
-        convention: a name ("paper", "consistent_unbiased", "consistent_biased", "inverted"), an alias ("pytorch",
+        convention: a name ("paper", "consistent_unbiased", "consistent_biased", "inverted", "total"), an alias ("pytorch",
             "karpathy", "flax"), or a pair (normalize, accumulate). Default: "paper", bit-identical to torch's layer.
         norm_batch_size: take statistics over consecutive groups of that many samples (ghost batches, Hoffer et al. 2017)
             instead of the whole batch. A remainder is a group of its own. One running update a step, of the mean over
@@ -147,7 +148,7 @@ class ConventionBatchNorm(MovingAverages):
             return self._measured(input, alpha)
         if alpha is None or mean is None or var is None:
             return self._native(input)
-        alone = not self.tracks_all_statistics
+        alone = not self.tracks_all_statistics and self.convention.accumulate != "total"
         if alone and self.convention.accumulate == "unbiased":
             return self._native(input, mean, var, alpha)
         m = _values_per_channel(input)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -21,10 +21,10 @@ class Population:
         mean       Σ m_b·μ_b / Σ m_b
         biased     Σ m_b·s²_biased,b / Σ m_b
         unbiased   Σ (m_b-1)·s²_unbiased,b / Σ (m_b-1)                         Ioffe & Szegedy 2015, Algorithm 2, line 10
-        pooled     biased + Σ m_b·(μ_b - mean)² / Σ m_b                        law of total variance; what PreciseBN does
+        total      biased + Σ m_b·(μ_b - mean)² / Σ m_b                        law of total variance; what PreciseBN does
 
     Args:
-        mean, biased, unbiased, pooled: as above; NaN for a layer that the pass did not reach.
+        mean, biased, unbiased, total: as above; NaN for a layer that the pass did not reach.
         batches: number of batches, or of groups where the layer has a norm_batch_size.
         values: m of the largest batch or group.
     """
@@ -32,17 +32,17 @@ class Population:
     mean: Tensor
     biased: Tensor
     unbiased: Tensor
-    pooled: Tensor
+    total: Tensor
     batches: int
     values: int
 
     def statistic(self, name: str) -> tuple[Tensor, Tensor]:
-        """Mean and variance of "population_biased", "population_unbiased" or "population_pooled".
+        """Mean and variance of "population_biased", "population_unbiased" or "population_total".
 
         Raises:
             ValueError: another name.
         """
-        variances = dict(zip(POPULATION_STATISTICS, (self.biased, self.unbiased, self.pooled), strict=True))
+        variances = dict(zip(POPULATION_STATISTICS, (self.biased, self.unbiased, self.total), strict=True))
         if name not in variances:
             raise ValueError(f"statistic: {name!r} is no population statistic; use {', '.join(variances)}")
         return self.mean, variances[name]
@@ -77,12 +77,18 @@ class PopulationSums:
     def result(self) -> Population:
         biased = self.within / self.values
         tensors = (self.mean, biased, self.within / self.freedom, biased + self.between / self.values)
-        mean, biased, unbiased, pooled = (tensor.to(self.dtype) for tensor in tensors)
-        return Population(mean, biased, unbiased, pooled, self.batches, self.largest)
+        mean, biased, unbiased, total = (tensor.to(self.dtype) for tensor in tensors)
+        return Population(mean, biased, unbiased, total, self.batches, self.largest)
+
+
+Witness = Callable[[str, Tensor, Tensor, int], None]
+"""Called with a layer's name, batch means and unbiased variances, both (groups, channels), and m, the values in a group."""
 
 
 @torch.no_grad()
-def population_statistics(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Population]:
+def population_statistics(
+    model: nn.Module, batches: Iterable[Tensor], witness: Witness | None = None
+) -> dict[str, Population]:
     """Population statistics of every BatchNorm layer, from one pass in batch mode over a partition of the training data.
 
     The whole network normalises by batch statistics during the pass, so that every layer sees the inputs it was trained on.
@@ -91,6 +97,7 @@ def population_statistics(model: nn.Module, batches: Iterable[Tensor]) -> dict[s
     Args:
         model: a model with bnstudy's BatchNorm layers; called as model(batch).
         batches: input batches of the training size, without augmentation; sizes may differ.
+        witness: shown every batch's statistics as they go by. Default: nobody.
 
     Returns:
         A `Population` for each layer, by module name.
@@ -104,9 +111,20 @@ def population_statistics(model: nn.Module, batches: Iterable[Tensor]) -> dict[s
     with held_in_evaluation(model) as layers:
         sums = {name: PopulationSums(layer.num_features) for name, layer in layers.items()}
         for name, layer in layers.items():
-            layer.observer, layer.override, layer.force_batch_statistics = sums[name].add, None, True
+            layer.observer, layer.override, layer.force_batch_statistics = _noting(name, sums[name], witness), None, True
         for batch in batches:
             model(batch)
     if layers and all(layer_sums.batches == 0 for layer_sums in sums.values()):
         raise ValueError("batches: none given; population statistics need at least one batch")
     return {name: layer_sums.result() for name, layer_sums in sums.items()}
+
+
+def _noting(name: str, sums: PopulationSums, witness: Witness | None) -> Callable[[Tensor, Tensor, int], None]:
+    if witness is None:
+        return sums.add
+
+    def note(means: Tensor, variances: Tensor, m: int) -> None:
+        sums.add(means, variances, m)
+        witness(name, means, variances, m)
+
+    return note

@@ -18,7 +18,7 @@ from bnstudy.diagnosis.nulls import Deviation, accumulated
 FAR = 4.0
 """Standard errors that an amplitude must be away from 0 and may be away from 1 at most: a chance of 1 in 16,000."""
 _COMMON = ("paper", "consistent_biased", "consistent_unbiased", "inverted")
-"""Conventions by how many frameworks have them."""
+"""Conventions by how many frameworks have them; `total` is no framework's, and looks like a pass over the data."""
 
 
 @dataclass(frozen=True)
@@ -97,16 +97,16 @@ def best_hypothesis(found: Sequence[Evidence], seen: Reference) -> Hypothesis | 
 def measured_in_one_pass(found: Sequence[Evidence]) -> bool:
     """Whether what is stored was measured by a pass over the data rather than averaged in training.
 
-    Such statistics are the pooled ones (see `bnstudy.diagnosis.remedies`), and closer to them than any redrawn moving
-    average is to its own expectation. Behind a BatchNorm layer batch means do not vary, and pooled is the biased variance:
+    Such statistics are the total ones (see `bnstudy.diagnosis.remedies`), and closer to them than any redrawn moving
+    average is to its own expectation. Behind a BatchNorm layer batch means do not vary, and total is the biased variance:
     without this question they would pass for another convention's.
     """
     tested = _tested(found)
     patterns = []
     for one in tested:
         usable, nothing = one.comparison.usable, torch.zeros((), dtype=torch.float64)
-        pooled = _safe(one.inputs.population.pooled * one.layer.convention.divisor(one.inputs.m), usable)
-        patterns.append(Deviation(nothing, (pooled / _safe(accumulated(one.layer, one.inputs), usable)).log()))
+        total = _safe(one.inputs.population.total * one.layer.convention.divisor(one.inputs.m), usable)
+        patterns.append(Deviation(nothing, (total / _safe(accumulated(one.layer, one.inputs), usable)).log()))
     return bool(tested) and _left(tested, patterns) < float(_luck(tested).min())
 
 
@@ -134,9 +134,9 @@ def _pattern(one: Evidence, convention: Convention, other: Population | None) ->
     """Where a model trained under a convention would have its statistics, against the layer's own expectations."""
     usable, here = one.comparison.usable, one.inputs.population
     there = here if convention.normalize == one.layer.convention.normalize or other is None else other
-    stored = there.unbiased if convention.accumulate == "unbiased" else there.biased
+    stored: Tensor = getattr(there, convention.accumulate)
     ratio = _safe(stored, usable) / _safe(accumulated(one.layer, one.inputs), usable)
-    mean = (there.mean.double().cpu() - here.mean.double().cpu()) / _safe(here.pooled, usable).sqrt()
+    mean = (there.mean.double().cpu() - here.mean.double().cpu()) / _safe(here.total, usable).sqrt()
     return Deviation(torch.where(usable, mean, 0.0), torch.where(usable, ratio, 1.0).log())
 
 

@@ -111,8 +111,8 @@ def evidence(seen: Reference, random: torch.Generator) -> list[Evidence]:
     drawn: dict[tuple[int, float | None, int | None, int], Weights] = {}
     found = []
     for position, (layer, inputs) in enumerate(seen.inputs.items()):
-        pooled, gain = inputs.population.pooled.cpu(), layer.gain
-        alive = varying(inputs.population.mean.cpu(), pooled)
+        total, gain = inputs.population.total.cpu(), layer.gain
+        alive = varying(inputs.population.mean.cpu(), total)
         broken = torch.zeros_like(alive)
         stored = still = None
         if layer.stored is not None:
@@ -154,8 +154,8 @@ def _start(seen: Deviation, inputs: Inputs, usable: Tensor) -> tuple[float, floa
     By least squares. Towards them: μ̂ = (1-w)·μ and v = (1-w)·E + w, so Δμ = -w·μ and Δv = w·(1-E), in units of σ and E.
     """
     population = inputs.population
-    pooled, mean = population.pooled.double().cpu(), population.mean.double().cpu()
-    level = torch.where(usable, pooled, 1.0)
+    total, mean = population.total.double().cpu(), population.mean.double().cpu()
+    level = torch.where(usable, total, 1.0)
     start = Deviation(torch.where(usable, -mean / level.sqrt(), 0.0), torch.where(usable, 1 / level - 1, 0.0))
     linear = Deviation(seen.mean, torch.where(usable, seen.var.exp() - 1, 0.0))
     product = (linear.mean * start.mean + linear.var * start.var / 2).sum()
@@ -187,13 +187,13 @@ def _sizes(inputs: Inputs, alive: Tensor) -> tuple[Measured, Measured, float]:
     means, variances, between = inputs.means[whole], inputs.variances[whole], inputs.between[whole]
     if not bool(alive.any()):
         return nothing, nothing, math.nan
-    pooled = torch.where(alive, inputs.population.pooled.double().cpu(), 1.0)
-    apart = (between.double() / pooled)[:, alive].mean(1)  # (batches,)
+    total = torch.where(alive, inputs.population.total.double().cpu(), 1.0)
+    apart = (between.double() / total)[:, alive].mean(1)  # (batches,)
     samples = float(apart.mean()) / inputs.samples
     if len(means) < 2 or inputs.parts > 1:  # of a mean over calls or groups, the spread is not that of one
         return nothing, nothing, samples
     value, error = inverse_effective_size(means[:, None], variances[:, None], alive[None])
-    spread = (means.double() - means.double().mean(0)).square() / pooled
+    spread = (means.double() - means.double().mean(0)).square() / total
     above = spread[:, alive].mean(1) * (len(means) / (len(means) - 1)) * inputs.samples
     ratio = ratio_of_means(above[:, None], apart[:, None])
     return Measured(float(value), float(error)), Measured(float(ratio.value), float(ratio.error)), samples

@@ -157,7 +157,7 @@ def statistics_of(seen: Mapping[NormLayer, Inputs], active: Sequence[NormLayer])
             layer: (mean, var * factors[layer] * (bessel(ran[layer].m) if layer.convention.accumulate == "biased" else 1.0))
             for layer, (mean, var) in stored.items()
         }
-    for name in ("population_unbiased", "population_pooled"):
+    for name in ("population_unbiased", "population_total"):
         chosen = {layer: inputs.population.statistic(name) for layer, inputs in ran.items()}
         result[name] = {layer: (mean, var * factors[layer]) for layer, (mean, var) in chosen.items()}
     result["batch"] = dict.fromkeys(ran)

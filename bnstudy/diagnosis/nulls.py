@@ -94,17 +94,17 @@ def deviation(layer: NormLayer, inputs: Inputs, usable: Tensor) -> Deviation:
     """
     assert layer.stored is not None
     population = inputs.population
-    tensors = (*layer.stored, population.mean, population.pooled, accumulated(layer, inputs))
-    mean, var, centre, pooled, expected = (tensor.detach().double().cpu() for tensor in tensors)
-    safe = torch.where(usable, pooled, 1.0)
+    tensors = (*layer.stored, population.mean, population.total, accumulated(layer, inputs))
+    mean, var, centre, total, expected = (tensor.detach().double().cpu() for tensor in tensors)
+    safe = torch.where(usable, total, 1.0)
     ratio = torch.where(usable, var / torch.where(usable, expected, 1.0), 1.0)
     return Deviation(torch.where(usable, (mean - centre) / safe.sqrt(), 0.0), ratio.log())
 
 
 def accumulated(layer: NormLayer, inputs: Inputs) -> Tensor:
     """The population's mean of the variance that the layer accumulates."""
-    population = inputs.population
-    return population.unbiased if layer.convention.accumulate == "unbiased" else population.biased
+    stored: Tensor = getattr(inputs.population, layer.convention.accumulate)
+    return stored
 
 
 def redrawn(layer: NormLayer, inputs: Inputs, drawn: Weights, usable: Tensor) -> tuple[Deviation, Deviation]:
@@ -120,8 +120,11 @@ def redrawn(layer: NormLayer, inputs: Inputs, drawn: Weights, usable: Tensor) ->
     unbiased = layer.convention.accumulate == "unbiased" and inputs.m > 1
     kept = inputs.whole if inputs.remainder else torch.ones_like(inputs.whole)
     means, variances = inputs.means.double()[kept], inputs.variances.double()[kept] * (bessel(inputs.m) if unbiased else 1.0)
-    centre, level = means.mean(0), torch.where(usable, variances.mean(0), 1.0)
-    scale = torch.where(usable, inputs.population.pooled.double().cpu(), 1.0).sqrt()
+    centre = means.mean(0)
+    if layer.convention.accumulate == "total":
+        variances = variances + (means - centre).square()
+    level = torch.where(usable, variances.mean(0), 1.0)
+    scale = torch.where(usable, inputs.population.total.double().cpu(), 1.0).sqrt()
     average, population, small = drawn.average.double(), drawn.population.double(), drawn.small.double()[:, None]
     shift, spread = average @ (means - centre), (average @ variances) / level
     if inputs.remainder:

@@ -192,7 +192,7 @@ def _statistics(
         mean, var = (part.detach() for part in layer.stored)
         seen, m = inputs[layer].population, inputs[layer].m
         if what == "recalibrate":
-            factor, mean, variance = layer.convention.divisor(m), seen.mean.to(mean), seen.pooled
+            factor, mean, variance = layer.convention.divisor(m), seen.mean.to(mean), seen.total
         else:
             assert source is not None
             factor, mean, variance = rules.accumulating_ratio(source, layer.convention, m), mean.clone(), var

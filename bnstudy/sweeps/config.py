@@ -51,6 +51,8 @@ class StudyConfig:
         margin: the largest difference in the metric's own units that counts as none; None for no equivalence tests.
         alpha: error rate of every family of tests.
         contrasts: arms to compare with `paper`, or pairs [arm, reference].
+        kinds: which comparisons are the family: "arm" (`contrasts`), "storage" (what is stored, on the same weights),
+            "training" (what normalises, under the total variance).
         family: which cells make up the family that is adjusted together: values by column, such as {batch_size: [2, 4]};
             empty for all of them.
     """
@@ -62,7 +64,8 @@ class StudyConfig:
     statistic: str = "own"
     margin: float | None = None
     alpha: float = 0.05
-    contrasts: list[Any] = field(default_factory=lambda: ["consistent_unbiased", "consistent_biased", "inverted"])
+    contrasts: list[Any] = field(default_factory=lambda: ["consistent_unbiased", "consistent_biased", "inverted", "total"])
+    kinds: list[str] = field(default_factory=lambda: ["arm"])
     family: dict[str, Any] = field(default_factory=dict)
 
 

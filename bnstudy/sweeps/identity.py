@@ -11,7 +11,7 @@ from bnstudy.batchnorm.conventions import Convention
 from bnstudy.training.config import TrainingConfig
 from bnstudy.training.keys import Role, keys, lookup
 
-NUMERICS = 2
+NUMERICS = 3
 """Raised whenever the same configuration begins to give other numbers, so that old jobs are not taken for new ones."""
 
 

@@ -126,12 +126,13 @@ def _measure(job: Job, progress: Record, checkpoint: Path) -> tuple[dict[str, pd
         progress["step"] = step
 
     measured = measure_block(job.config, dataset, job.seeds, advance, Checkpointing(checkpoint))
-    rows = {"metrics": measured.metrics, "distances": measured.distances, "layers": measured.layers}
+    rows = {"metrics": measured.metrics, "folds": measured.folds, "layers": measured.layers}
     tables = {name: pd.DataFrame(content) for name, content in rows.items()}
     for table in tables.values():
         table.insert(0, "job", job.id)
     steps = {str(seed): step for seed, step in measured.diverged.items()}
-    return tables, {"diverged": steps, "steps": job.steps, "threads": torch.get_num_threads(), "note": measured.note}
+    facts = {"diverged": steps, "unstable": measured.unstable, "steps": job.steps, "note": measured.note}
+    return tables, facts | {"threads": torch.get_num_threads()}
 
 
 def _dataset(config: DatasetConfig, device: str) -> Dataset:

@@ -14,7 +14,7 @@ from bnstudy.sweeps.identity import job_id
 from bnstudy.sweeps.tablefiles import check_table
 
 Record = dict[str, Any]
-LAYOUT = 1
+LAYOUT = 2
 """Raised when files of the store change their form; a job of another layout is named, never misread."""
 
 WRITES_AGAIN = "the study's own `bnstudy run` writes it again"
@@ -24,7 +24,7 @@ Kinds = Mapping[str, type | tuple[type, ...]]
 _NUMBER, _NONE = (int, float), type(None)
 _JOB: Kinds = {"layout": int, "job": str, "status": str}
 _DONE: Kinds = {
-    **{"training": str, "seeds": list, "steps": int, "seconds": _NUMBER, "threads": int, "diverged": dict},
+    **{"training": str, "seeds": list, "steps": int, "seconds": _NUMBER, "threads": int, "diverged": dict, "unstable": list},
     **{"config": dict, "source": dict, "versions": dict, "machine": dict},
 }
 _PARTS: Mapping[str, Kinds] = {
@@ -34,7 +34,7 @@ _PARTS: Mapping[str, Kinds] = {
 }
 _FILE: Kinds = {"bytes": int, "rows": int, "sha256": str}
 _CELL: Kinds = {"training": str, "jobs": list, "fields": dict}
-_TABLES = frozenset(f"{name}.parquet" for name in ("metrics", "distances", "layers"))
+_TABLES = frozenset(f"{name}.parquet" for name in ("metrics", "folds", "layers"))
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:

@@ -127,7 +127,7 @@ class Store:
 
         Args:
             job: its name.
-            name: "metrics", "distances" or "layers".
+            name: "metrics", "folds" or "layers".
             record: the job's, where it is known.
 
         Raises:

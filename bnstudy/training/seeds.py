@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-_STREAMS = ("order", "augmentation", "population", "batch_metrics", "probes", "network")
+_STREAMS = ("order", "augmentation", "population", "batch_metrics", "scales", "network")
 
 
 def generator(seed: int, stream: str) -> torch.Generator:
@@ -16,8 +16,8 @@ def generator(seed: int, stream: str) -> torch.Generator:
 
     Args:
         seed: the run's seed, ≥ 0; 0 is a seed like any other.
-        stream: "order" (of the training data), "augmentation", "population" or "batch_metrics" (their partitions), "probes",
-            "network" (what a network itself draws).
+        stream: "order" (of the training data), "augmentation", "population" or "batch_metrics" (their partitions), "scales"
+            (before training), "network" (what a network itself draws).
 
     Returns:
         A fresh generator; streams of one seed, and one stream of different seeds, are independent.

@@ -103,6 +103,6 @@ def done_study(root: Path, batch_sizes: Sequence[int], rates: Sequence[float]) -
         rows = pd.DataFrame({"job": job.id, "seed": job.seeds})
         record: dict[str, Any] = origin | {"training": job.training, "seeds": list(job.seeds), "config": asdict(job.config)}
         record |= {"status": "done", "steps": job.steps, "seconds": 1.0, "threads": 1, "diverged": {}}
-        Store(root).save(job.id, dict.fromkeys(("metrics", "distances", "layers"), rows), record)
+        Store(root).save(job.id, dict.fromkeys(("metrics", "folds", "layers"), rows), record)
     store.save_study("done", {"command": "", "planned": time.time(), "source": {}, "cells": recorded_cells(plan)})
     return len(plan.cells), len(plan.jobs)

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bnstudy.analysis.gaps import gap_table, generalisation_table
+from bnstudy.analysis.comparable import comparable
+from bnstudy.analysis.gaps import gap_table, generalisation_table, last_epoch
+from bnstudy.analysis.schemas import PROBED
 from bnstudy.analysis.summary import summary_table
 from bnstudy.analysis.verdicts import study_contrasts
-from bnstudy.batchnorm.conventions import CONVENTIONS, MATCHED_STATISTICS, STATISTICS
+from bnstudy.batchnorm.conventions import CONVENTIONS, MATCHED_TOTAL, STATISTICS
 
 Tables = dict[str, pd.DataFrame]
 Study = tuple[Tables, dict[str, Any]]
@@ -52,7 +54,7 @@ def study(
                 sides = {"variance.normalize": normalize}
                 sides["variance.accumulate"] = CONVENTIONS[one].accumulate if one != "none" else "unbiased"
                 cells.append({"training": job, "jobs": [job], "fields": fields | sides})
-            statistics = ("online", *STATISTICS, *MATCHED_STATISTICS) if norm == "batch" else ("none",)
+            statistics = ("online", *STATISTICS, MATCHED_TOTAL) if norm == "batch" else ("none",)
             for seed, epoch, (at, split), statistic in itertools.product(
                 range(seeds), range(epochs), enumerate(("train", "test")), statistics
             ):
@@ -77,9 +79,19 @@ def study(
         steps=10,
         seconds=1.5,
         diverged=0,
+        unstable=0,
     )
-    asked = {"question": "Which one?", "hypothesis": "None.", "split": "test", "statistic": "own", "alpha": 0.05, **declared}
-    tables["contrasts"] = study_contrasts(tables["gaps"], tables["generalisation"], asked, cells)
+    asked = {
+        "question": "Which one?",
+        "hypothesis": "None.",
+        "split": "test",
+        "statistic": "own",
+        "alpha": 0.05,
+        "contrasts": FOUR[1:],
+        **declared,
+    }
+    compared = comparable(last_epoch(frame), owners).assign(unstable=False)
+    tables["contrasts"] = study_contrasts(compared, asked, cells)
     tables["layers"] = pd.DataFrame(probes)
     return tables, {
         "study": name,
@@ -106,19 +118,11 @@ def _probed(random: np.random.Generator, cell: dict[str, Any], size: int, seeds:
         m_eff = max(1.2, m * random.normal(0.8, 0.02))
         q, c = m_eff / (m_eff - 1), m / (m - 1)
         ratio = q * (c if cell["normalize"] == "unbiased" else 1) / (c if accumulate == "unbiased" else 1)
-        names = (
-            "biased_ratio",
-            "train_moment",
-            "eval_moment",
-            "ratio",
-            "predicted_ratio",
-            "std_discrepancy",
-            "mean_discrepancy",
-        )
+        names = ("biased_ratio", "variation", "train_moment", "eval_moment", "growth")
         numbers = dict.fromkeys(names, 0.1) | {"m_eff": m_eff, "ratio": ratio, "predicted_ratio": ratio}
-        errors = {f"{name}_se": 0.001 for name in numbers}
-        found.append({**cell, "seed": seed, "layer": f"layer{layer}.bn", "statistic": f"population_{accumulate}",
-                      "batches": 200, "m": m, **numbers, **errors})  # fmt: skip
+        errors = {f"{name}_se": 0.001 for name in PROBED}
+        found.append({**cell, "seed": seed, "layer": f"layer{layer}.bn", "layer_index": layer,
+                      "statistic": f"population_{accumulate}", "batches": 200, "m": m, **numbers, **errors})  # fmt: skip
     return found
 
 

@@ -16,13 +16,14 @@ from bnstudy.analysis.figures.equivalence import equivalence_figure
 from bnstudy.analysis.figures.figure import NARROW, WIDE, Figure, png, slim
 from bnstudy.analysis.figures.gallery import figures_of
 from bnstudy.analysis.figures.gap import gap_figure
-from bnstudy.analysis.figures.layers import POWERS, collapse_figure, collapse_points
+from bnstudy.analysis.figures.layers import effective_figure
 from bnstudy.analysis.figures.panels import across
+from bnstudy.analysis.figures.ratios import convention_ratios, distance_from_theory, ratio_figure
+from bnstudy.analysis.figures.storage import storage_figure, storage_rows
 from bnstudy.analysis.figures.theme import NULL_ARM, arm_style, ordered_arms
 from bnstudy.analysis.subject import subject_of
 from bnstudy.analysis.wording import amount, fixed, listed, number
 from bnstudy.batchnorm.conventions import CONVENTIONS
-from bnstudy.batchnorm.theory import predict
 from bnstudy.metric import metric_of
 from tests.analysis.synthetic import Study, study, with_null_arm
 
@@ -44,8 +45,8 @@ def texts(svg: str) -> str:
 
 def test_every_figure_is_drawn_in_both_layouts_as_well_formed_svg(figures: dict[str, Figure]) -> None:
     assert list(figures) == [
-        "equivalence", "gap_accuracy", "gap_loss", "decomposition_accuracy", "decomposition_loss",
-        "collapse", "m_eff", "curves",
+        "ratio", "storage_accuracy", "storage_loss", "equivalence", "gap_accuracy", "gap_loss", "decomposition_accuracy",
+        "decomposition_loss", "m_eff", "curves",
     ]  # fmt: skip
     for figure in figures.values():
         for layout in (WIDE, NARROW):
@@ -88,7 +89,7 @@ def test_every_batch_size_is_a_tick(figures: dict[str, Figure]) -> None:
 def test_a_convention_has_one_colour_in_every_figure_of_conventions(figures: dict[str, Figure]) -> None:
     for name in ("gap_accuracy", "equivalence", "curves"):
         assert arm_style("inverted")[0] in figures[name].svg()
-    assert len({arm_style(name) for name in (*CONVENTIONS, NULL_ARM)}) == 5
+    assert len({arm_style(name) for name in (*CONVENTIONS, NULL_ARM)}) == 6
 
 
 def test_the_null_arm_is_named_and_explained(figures: dict[str, Figure]) -> None:
@@ -105,27 +106,57 @@ def test_the_margin_is_a_band_only_where_one_was_declared(figures: dict[str, Fig
     assert "#dbe4ee" not in figure.svg()
 
 
-def test_collapse_brings_every_convention_onto_q(made: Study) -> None:
-    points = collapse_points(made[0]["layers"])
-    assert set(points["convention"]) == set(CONVENTIONS)
-    np.testing.assert_allclose(points["q"], 1 / (1 - 1 / points["m_eff"]), rtol=1e-12)
+def test_a_convention_has_the_ratios_of_its_own_training_and_population_statistic(made: Study) -> None:
+    rows = convention_ratios(made[0]["layers"])
+    assert set(rows["convention"]) == set(CONVENTIONS) - {"total"}  # whose statistic was not made up
+    for name, own in rows.groupby("convention"):
+        convention = CONVENTIONS[str(name)]
+        assert set(own["normalize"]) == {convention.normalize}
+        assert set(own["statistic"]) == {f"population_{convention.accumulate}"}
 
 
-@pytest.mark.parametrize("name", sorted(POWERS))
-def test_the_power_of_c_is_the_one_of_theory(name: str) -> None:
-    ratio = predict(CONVENTIONS[name], 8, 5.0).ratio
-    assert ratio * (8 / 7) ** POWERS[name] == pytest.approx(5 / 4, rel=1e-14)
+def test_the_distance_from_theory_is_of_deeper_layers_and_batches_of_four_and_more(made: Study) -> None:
+    layers = made[0]["layers"].copy()
+    assert distance_from_theory(layers).max() == pytest.approx(0, abs=1e-12)
+    layers.loc[(layers["layer_index"] == 0) | (layers["m"] < 4), "predicted_ratio"] *= 5
+    assert distance_from_theory(layers).max() == pytest.approx(0, abs=1e-12)
+    layers.loc[layers["layer_index"] == 1, "predicted_ratio"] *= 1.1
+    assert distance_from_theory(layers).max() == pytest.approx(np.log(1.1), rel=1e-9)
 
 
-def test_points_that_the_axis_cannot_show_are_counted(made: Study) -> None:
+def test_of_several_depths_the_deepest_is_drawn_and_batch_sizes_stand_in_their_order() -> None:
+    tables, provenance = study(sizes=(16, 2, 4), varying={"model_depth": (1, 3)})
+    figure = ratio_figure(tables, subject_of(tables, provenance))
+    assert "the deepest is drawn (3 layers)" in figure.caption
+    words = texts(figure.svg())
+    assert [words.index(f"batch size {size}") for size in (2, 4, 16)] == sorted(
+        words.index(f"batch size {size}") for size in (2, 4, 16)
+    )
+
+
+def test_a_ratio_far_off_does_not_set_the_axis(made: Study) -> None:
     tables, provenance = made
     layers = tables["layers"].copy()
-    first = layers["layer"] == "layer0.bn"
-    layers.loc[first & (layers["batch_size"] == 8), "m_eff"] = 1e9
-    layers.loc[first & (layers["batch_size"] == 2), "m_eff"] = np.inf
-    figure = collapse_figure(tables | {"layers": layers}, subject_of(tables, provenance))
-    assert "8 points with a larger m_eff stand at the right edge" in figure.caption
-    assert "48 rows without a finite value are left out" in figure.caption
+    layers.loc[layers.index[:3], "ratio"] = 1e6
+    svg = ratio_figure(tables | {"layers": layers}, subject_of(tables, provenance)).svg()
+    assert "1000" not in texts(svg)
+
+
+def test_storage_is_compared_over_both_trainings_where_both_are_there(made: Study) -> None:
+    rows = storage_rows(made[0]["contrasts"], "loss", "test")
+    assert set(rows["weights"]) == {"both"}
+    assert len(rows) == 2 * 3 * 2  # models, batch sizes, arms
+    one, about = study(conventions=("paper", "consistent_biased"))
+    assert set(storage_rows(one["contrasts"], "loss", "test")["weights"]) == {"biased"}
+    assert "95 % t intervals" in storage_figure(one, subject_of(one, about), "loss").caption
+
+
+def test_an_effective_size_without_end_stands_at_the_edge(made: Study) -> None:
+    tables, provenance = made
+    layers = tables["layers"].copy()
+    layers.loc[(layers["layer_index"] == 0) & (layers["batch_size"] == 8), "m_eff"] = 1e9
+    figure = effective_figure(tables | {"layers": layers}, subject_of(tables, provenance))
+    assert "points with a larger m_eff stand at the upper edge" in figure.caption
     ElementTree.fromstring(figure.svg())
 
 
@@ -135,9 +166,7 @@ def test_terms_below_zero_are_stacked_below_it() -> None:
     assert figure.draw is not None
     panel = figure.draw(WIDE).to_dict()["concat"][0]
     low, high = panel["layer"][0]["encoding"]["y"]["scale"]["domain"]
-    rows = tables["summary"].query(
-        "split == 'train' and metric == 'accuracy' and quantity in ['bessel', 'lag', 'pooling', 'noise']"
-    )
+    rows = tables["summary"].query("split == 'train' and metric == 'accuracy' and quantity in ['lag', 'constant', 'noise']")
     sums = rows.assign(up=rows["mean"].clip(lower=0), down=rows["mean"].clip(upper=0)).groupby(["convention", "batch_size"])
     assert low <= 100 * sums["down"].sum().min()
     assert high >= 100 * sums["up"].sum().max()
@@ -200,7 +229,7 @@ def test_baselines_alone_have_curves_and_no_gap() -> None:
     assert figures["curves"].draw is not None
     assert "norm=group" in texts(figures["curves"].svg())
     assert "needs a network with BatchNorm" in figures["gap_accuracy"].caption
-    assert figures["collapse"].caption.startswith("No layer was probed")
+    assert figures["ratio"].caption.startswith("No layer was probed")
 
 
 @pytest.mark.parametrize("name", ["metrics", "gaps", "generalisation", "summary", "contrasts", "layers", "jobs"])

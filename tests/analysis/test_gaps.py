@@ -1,4 +1,4 @@
-"""A gap is the sum of its four terms, on synthetic numbers and on a real run; the oracle is a dictionary of numbers."""
+"""A gap is the sum of its three terms, on synthetic numbers and on a real run; the oracle is a dictionary of numbers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from bnstudy.analysis.gaps import gap_table, generalisation_table, last_epoch
 from bnstudy.analysis.schemas import TERMS, checked
-from bnstudy.batchnorm.conventions import CONVENTIONS, MATCHED_STATISTICS, STATISTICS
+from bnstudy.batchnorm.conventions import CONVENTIONS, MATCHED_TOTAL, STATISTICS
 
-INFERENCE = (*STATISTICS, *MATCHED_STATISTICS)
+INFERENCE = (*STATISTICS, MATCHED_TOTAL)
 CELL = {"dataset": "digits", "model": "mlp", "norm": "batch", "batch_size": 4}
 
 
@@ -44,52 +44,53 @@ def lookup(table: pd.DataFrame, metric: str, **where: Any) -> float:
 
 
 BOTH = {"b": "biased", "u": "unbiased"}
-ALL = {"b": ["paper", "consistent_biased"], "u": ["consistent_unbiased", "inverted"]}
+ALL = {"b": ["paper", "consistent_biased", "total"], "u": ["consistent_unbiased", "inverted"]}
 
 
 @settings(max_examples=12)
 @given(st.data())
-def test_the_four_terms_add_up_to_the_gap_and_are_the_designs_differences(data: st.DataObject) -> None:
+def test_the_three_terms_add_up_to_the_gap_and_are_the_designs_differences(data: st.DataObject) -> None:
     finite = st.floats(-1e3, 1e3)
     pool = data.draw(st.lists(finite, min_size=30, max_size=30))
     numbers = itertools.cycle(pool)
     metrics = metrics_table(lambda: next(numbers), BOTH, seeds=1, metrics=("loss",))
     gaps = gap_table(metrics, ALL)
-    assert len(gaps) == 4 * 2
+    assert len(gaps) == len(CONVENTIONS) * 2
     np.testing.assert_allclose(gaps[list(TERMS)].sum(axis=1), gaps["gap"], rtol=0, atol=1e-11)
     for row in gaps.to_dict("records"):
         where = {"job": row["job"], "seed": row["seed"], "split": row["split"], "epoch": 2}
-        own, ema, unbiased, pooled, batch = (
+        stored = CONVENTIONS[row["convention"]].accumulate
+        own, twin, total, batch = (
             lookup(metrics, row["metric"], **where, statistic=statistic)
-            for statistic in (f"ema_{CONVENTIONS[row['convention']].accumulate}", *MATCHED_STATISTICS, "batch")
+            for statistic in (f"ema_{stored}", f"population_{stored}", MATCHED_TOTAL, "batch")
         )
-        expected = [own - ema, ema - unbiased, unbiased - pooled, pooled - batch]
+        expected = [own - twin, twin - total, total - batch]
         assert [row[term] for term in TERMS] == expected
         assert (row["own"], row["batch"], row["gap"]) == (own, batch, own - batch)
 
 
 def test_a_real_runs_terms_add_up_to_its_gaps(tables: dict[str, pd.DataFrame]) -> None:
     gaps = tables["gaps"]
-    assert len(gaps) == 2 * 4 * 3 * 2 * 3  # batch sizes, conventions, seeds, splits, metrics
+    assert len(gaps) == 2 * len(CONVENTIONS) * 3 * 2 * 3  # batch sizes, conventions, seeds, splits, metrics
     np.testing.assert_allclose(gaps[list(TERMS)].sum(axis=1), gaps["gap"], rtol=0, atol=1e-13)
     np.testing.assert_allclose(gaps["own"] - gaps["batch"], gaps["gap"], rtol=0, atol=0)
     assert (gaps["gap"].abs() > 0).any()
 
 
-def test_the_constant_of_a_convention_that_stores_what_matches_is_no_gap(tables: dict[str, pd.DataFrame]) -> None:
-    """`paper` stores the unbiased variance and divides by the biased one: own = 1·ema_unbiased."""
+def test_what_stores_the_total_variance_has_no_error_of_the_constant(tables: dict[str, pd.DataFrame]) -> None:
+    """`total` stores what is right and divides by the biased variance: its population twin is 1·population_total."""
     gaps = tables["gaps"]
-    assert (gaps.loc[gaps["convention"] == "paper", "bessel"] == 0).all()
-    others = gaps[(gaps["convention"] != "paper") & (gaps["metric"] == "loss")]
-    assert (others.groupby("convention")["bessel"].agg(lambda terms: (terms != 0).all())).all()
+    assert (gaps.loc[gaps["convention"] == "total", "constant"] == 0).all()
+    others = gaps[(gaps["convention"] != "total") & (gaps["metric"] == "loss")]
+    assert (others.groupby("convention")["constant"].agg(lambda terms: (terms != 0).all())).all()
 
 
-def test_conventions_on_one_side_share_all_but_the_constant(tables: dict[str, pd.DataFrame]) -> None:
+def test_conventions_on_one_side_share_the_noise(tables: dict[str, pd.DataFrame]) -> None:
     gaps = tables["gaps"]
     keys = ["batch_size", "seed", "split", "metric"]
-    for pair in (("paper", "consistent_biased"), ("consistent_unbiased", "inverted")):
+    for pair in (("paper", "consistent_biased"), ("paper", "total"), ("consistent_unbiased", "inverted")):
         first, second = (gaps[gaps["convention"] == name].sort_values(keys).reset_index(drop=True) for name in pair)
-        columns = [*keys, "normalize", "lag", "pooling", "noise", "batch"]
+        columns = [*keys, "normalize", "noise", "batch"]
         pd.testing.assert_frame_equal(first[columns], second[columns])
 
 
@@ -152,18 +153,19 @@ def test_a_diverged_seed_and_a_diverged_job_keep_their_rows_as_nan() -> None:
     metrics.loc[(metrics["job"] == "b") & (metrics["seed"] == 1), numbers] = np.nan
     metrics.loc[metrics["job"] == "u", numbers] = np.nan
     gaps = checked("gaps", gap_table(metrics, ALL))
-    assert len(gaps) == 2 * 2 * 2 * 2 * 3
+    assert len(gaps) == len(CONVENTIONS) * 2 * 2 * 3
     lost = (gaps["job"] == "u") | (gaps["seed"] == 1)
     assert gaps.loc[lost, ["gap", "own", *TERMS]].isna().all(axis=None)
     assert gaps.loc[~lost, ["gap", "own", *TERMS]].notna().all(axis=None)
     generalisation = generalisation_table(metrics, ALL)
-    assert generalisation["gap"].isna().sum() == len(generalisation) * 3 / 4
+    whole = (generalisation["job"] == "b") & (generalisation["seed"] == 0)
+    assert (generalisation["gap"].notna() == whole).all()
 
 
 def test_a_study_in_which_everything_diverged_keeps_its_rows() -> None:
     metrics = metrics_table(lambda: float("nan"), BOTH)
     gaps = checked("gaps", gap_table(metrics, ALL))
-    assert len(gaps) == 4 * 2 * 2 * 3
+    assert len(gaps) == len(CONVENTIONS) * 2 * 2 * 3
     assert gaps["gap"].isna().all()
     assert set(gaps["metric"]) == {"accuracy", "loss", "ece"}
 
@@ -189,7 +191,7 @@ def test_a_study_of_two_tasks_gives_each_data_set_its_own_metrics() -> None:
 def test_generalisation_is_train_minus_test_under_the_conventions_own_statistic() -> None:
     metrics = metrics_table(counting(), BOTH)
     table = generalisation_table(metrics, ALL)
-    assert len(table) == 4 * 2 * 3
+    assert len(table) == len(CONVENTIONS) * 2 * 3
     for row in table.to_dict("records"):
         own = f"ema_{CONVENTIONS[row['convention']].accumulate}"
         train, test = (
@@ -202,9 +204,9 @@ def test_generalisation_is_train_minus_test_under_the_conventions_own_statistic(
 def test_a_further_column_that_is_empty_for_some_cells_loses_no_row() -> None:
     metrics = metrics_table(counting(), BOTH)
     metrics.insert(6, "norm_batch_size", np.where(metrics["job"] == "b", np.nan, 2.0))
-    assert len(gap_table(metrics, ALL)) == 4 * 2 * 2 * 3
+    assert len(gap_table(metrics, ALL)) == len(CONVENTIONS) * 2 * 2 * 3
     generalisation = generalisation_table(metrics, ALL)
-    assert len(generalisation) == 4 * 2 * 3
+    assert len(generalisation) == len(CONVENTIONS) * 2 * 3
     assert generalisation.loc[generalisation["job"] == "b", "norm_batch_size"].isna().all()
     assert (generalisation.loc[generalisation["job"] == "u", "norm_batch_size"] == 2).all()
 

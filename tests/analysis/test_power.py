@@ -49,31 +49,49 @@ def test_a_comparison_states_its_power_at_the_level_of_its_family() -> None:
     deviation = values.std(axis=0, ddof=1)
     np.testing.assert_allclose(result.mde[0], minimum_detectable_effect(deviation[0], 8))
     np.testing.assert_allclose(result.mde[1], minimum_detectable_effect(deviation[1], 8, alpha=0.05 / 18))
-    np.testing.assert_array_equal(result.seeds_needed[1], seeds_needed(deviation[1], 0.002, alpha=0.05 / 18))
+    np.testing.assert_array_equal(
+        result.seeds_needed[1], seeds_needed(deviation[1], result.difference[1], 0.002, alpha=0.05 / 18)
+    )
 
 
-@pytest.mark.parametrize("ratio", [0.4, 0.8, 1.5])
-def test_the_seeds_needed_settle_the_question_at_the_margin_and_one_less_does_not(ratio: float) -> None:
-    n = int(seeds_needed(1.0, ratio))
-    rng = np.random.default_rng(n)
-    slack = 4 * np.sqrt(0.8 * 0.2 / DRAWS)
-    assert (compare(rng.normal(ratio, 1, (n, DRAWS))).p < 0.05).mean() > 0.8 - slack
+def equivalent(values: np.ndarray, margin: float) -> float:
+    """Share of draws that two one-sided tests call equivalent, by hand: the power of thousands is not wanted here."""
+    n = len(values)
+    bound = stats.t.ppf(0.95, n - 1) * values.std(axis=0, ddof=1) / np.sqrt(n)
+    return float((np.abs(values.mean(axis=0)) + bound < margin).mean())
 
-    def equivalence(n: int) -> float:
-        # The test by hand, since the power of thousands of draws is not wanted here.
-        values = rng.normal(0, 1, (n, DRAWS))
-        bound = stats.t.ppf(0.95, n - 1) * values.std(axis=0, ddof=1) / np.sqrt(n)
-        return float((np.abs(values.mean(axis=0)) + bound < ratio).mean())
 
-    assert equivalence(n) > 0.8 - slack
-    assert equivalence(n - 1) < 0.8 + slack
+@pytest.mark.parametrize("difference", [0.4, 0.8, 1.5])
+def test_a_difference_beyond_the_margin_is_found_with_the_seeds_needed_and_not_with_one_less(difference: float) -> None:
+    n = int(seeds_needed(1.0, difference, 0.3))
+    assert n == seeds_needed(1.0, -difference, np.nan)
+    assert minimum_detectable_effect(1.0, n) <= difference < minimum_detectable_effect(1.0, n - 1)
+    found = compare(np.random.default_rng(n).normal(difference, 1, (n, DRAWS))).p < 0.05
+    assert found.mean() > 0.8 - 4 * np.sqrt(0.8 * 0.2 / DRAWS)
+
+
+@pytest.mark.parametrize(("difference", "margin"), [(0.0, 0.4), (0.0, 0.8), (0.02, 0.5), (0.1, 1.5)])
+def test_equivalence_is_established_with_the_seeds_needed_where_the_estimate_is_small(
+    difference: float, margin: float
+) -> None:
+    n = int(seeds_needed(1.0, difference, margin))
+    assert equivalent(np.random.default_rng(n).normal(difference, 1, (n, DRAWS)), margin) > 0.8 - 0.012
+    if difference == 0:  # then both sides count, and half of the failures each is all but exact
+        assert equivalent(np.random.default_rng(n).normal(0, 1, (n - 1, DRAWS)), margin) < 0.8 + 0.012
+
+
+def test_the_question_that_the_estimate_poses_decides() -> None:
+    # 24 standard errors tell this difference from 0 at once; equivalence at the margin would take hundreds of seeds.
+    assert seeds_needed(1.0, 0.95, 1.0) == seeds_needed(1.0, 0.95, np.nan) < seeds_needed(1.0, 0.01, 0.06)
+    assert seeds_needed(1.0, 0.0, 0.5) < 60
+    assert seeds_needed(1.0, 0.001, 0.5) == pytest.approx(seeds_needed(1.0, 0.0, 0.5), abs=1)
 
 
 def test_seeds_needed_has_a_floor_of_three_and_a_ceiling_of_a_million() -> None:
-    np.testing.assert_array_equal(seeds_needed([1.0, 1.0, 1.0], [100.0, 1e-6, np.nan]), [3, np.inf, np.nan])
+    np.testing.assert_array_equal(seeds_needed(1.0, [0, 0, 100.0, 0], [100.0, 1e-6, np.nan, np.nan]), [3, np.inf, 3, np.inf])
 
 
 @settings(max_examples=60, deadline=None)
-@given(ratio=st.floats(0.05, 20), factor=st.floats(1, 5))
-def test_a_wider_margin_never_needs_more_seeds(ratio: float, factor: float) -> None:
-    assert seeds_needed(1.0, ratio * factor) <= seeds_needed(1.0, ratio)
+@given(difference=st.floats(0, 2), margin=st.floats(0.05, 20), factor=st.floats(1, 5))
+def test_a_wider_margin_never_needs_more_seeds(difference: float, margin: float, factor: float) -> None:
+    assert seeds_needed(1.0, difference, margin * factor) <= seeds_needed(1.0, difference, margin)

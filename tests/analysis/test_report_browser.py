@@ -71,8 +71,8 @@ def test_no_error_no_request_and_nothing_wider_than_the_window(browser: Any, rep
 def test_every_chart_is_drawn_inside_the_window(browser: Any, report: Path, width: int) -> None:
     shown = Opened(browser, report, width)
     charts = shown.page.locator(".drawing:visible svg")
-    assert charts.count() == 8
-    for index in range(8):
+    assert charts.count() == 10
+    for index in range(10):
         box = charts.nth(index).bounding_box()
         assert box["width"] > 200
         assert box["height"] > 100

@@ -43,7 +43,7 @@ def test_results_alone_give_what_the_raw_runs_give(results: Path, store: Store, 
 def test_a_real_study_is_reported_with_its_answer(tmp_path: Path, store: Store, tables: Tables) -> None:
     write_report(tmp_path, tables, provenance_of(store, "tiny"))
     text = (tmp_path / "report.html").read_text()
-    assert "6 declared comparisons of test accuracy" in text
+    assert "8 declared comparisons of test accuracy" in text
     assert "12 runs in 8 jobs" in text
 
 

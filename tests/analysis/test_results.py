@@ -69,7 +69,7 @@ def test_provenance_is_told_a_fact_a_line(store: Store, tables: Tables) -> None:
         "Command: bnstudy run +experiments=tiny",
         "Primary number: test accuracy under each convention's own statistic",
     ]
-    assert "Runs: 12 runs in 8 jobs; 8 cells; seeds 0…2" in lines
+    assert "Runs: 12 runs in 8 jobs; 10 cells; seeds 0…2" in lines
     assert f"Code: bnstudy 0.1.0, commit {'a' * 40} with uncommitted changes" in lines
 
 
@@ -205,9 +205,9 @@ def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path: Path, sto
 
 
 def test_tables_of_an_older_study_of_that_name_do_not_come_back(results: Path, store: Store, tables: Tables) -> None:
-    baselines = {name: table for name, table in tables.items() if name not in ("distances", "layers")}
+    baselines = {name: table for name, table in tables.items() if name != "layers"}
     write_results(results / "tiny", baselines, provenance_of(store, "tiny"))
-    assert not {"distances", "layers"} & set(load("tiny", results, "nowhere"))
+    assert "layers" not in load("tiny", results, "nowhere")
 
 
 def test_a_page_that_an_older_version_wrote_does_not_outlive_its_numbers(
@@ -225,11 +225,11 @@ def test_a_page_that_an_older_version_wrote_does_not_outlive_its_numbers(
 def test_a_table_that_is_no_longer_written_goes_unless_somebody_has_changed_it(
     results: Path, store: Store, tables: Tables
 ) -> None:
-    fewer = {name: table for name, table in tables.items() if name not in ("distances", "layers")}
+    fewer = {name: table for name, table in tables.items() if name != "layers"}
     (results / "tiny" / "layers.parquet").write_bytes(b"of somebody else")
     (results / "tiny" / "notes.parquet").write_bytes(b"mine")
     write_results(results / "tiny", fewer, provenance_of(store, "tiny"))
-    assert not (results / "tiny" / "distances.parquet").exists()
+    assert not (results / "tiny" / "folds.parquet").exists()
     assert (results / "tiny" / "layers.parquet").read_bytes() == b"of somebody else"
     assert (results / "tiny" / "notes.parquet").read_bytes() == b"mine"
     assert set(load("tiny", results)) == set(fewer)

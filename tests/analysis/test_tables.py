@@ -22,7 +22,7 @@ from tests.tiny import tiny
 
 def test_a_study_has_all_tables_with_the_cell_first(tables: dict[str, pd.DataFrame]) -> None:
     assert set(tables) == set(TABLES)
-    for name in ("metrics", "distances", "layers", "gaps", "generalisation"):
+    for name in ("metrics", "layers", "gaps", "generalisation"):
         assert list(tables[name].columns[: 1 + len(CELL)]) == ["job", *CELL]
     assert list(tables["summary"].columns[: len(CELL)]) == list(CELL)
 
@@ -90,7 +90,7 @@ def test_a_study_of_baselines_alone_has_tables_without_gaps(tmp_path: Path) -> N
     cells = [tiny(epochs=1, model__depth=1, seeds=2, model__norm=norm) for norm in ("group", "none")]
     store = run_study(tmp_path, cells)
     tables = study_tables(store, "tiny")
-    assert set(tables) == set(TABLES) - {"distances", "layers"}
+    assert set(tables) == set(TABLES) - {"layers"}
     assert len(tables["gaps"]) == 0
     assert set(tables["summary"]["quantity"]) == {"own"}
     assert len(tables["generalisation"]) == 2 * 2 * 3

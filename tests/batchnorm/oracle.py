@@ -11,6 +11,7 @@ PAIRS = {
     "consistent_unbiased": ("unbiased", "unbiased"),
     "consistent_biased": ("biased", "biased"),
     "inverted": ("unbiased", "biased"),
+    "total": ("biased", "total"),
 }
 
 
@@ -87,19 +88,19 @@ class Oracle:
 
     def ema(self, name):
         mean = self.average(0, lambda mean, var: mean)
-        if name != "ema_pooled":
+        if name != "ema_total":
             return mean, self.average(1, lambda mean, var: var[name.removeprefix("ema_")])
-        biased = self.average(1, lambda mean, var: var["biased"])
-        between = self.average(0, lambda mean, var: mean**2) - mean**2
-        _, weights = self.weights()
-        if self.momentum is not None:  # the weights' sum of squares in the limit, with each step's own groups where known
-            alpha = self.momentum
-            square = alpha / (2 - alpha) * (1 - alpha) ** (2 * len(self.steps))
-        else:
-            square = 0.0
-        for weight, step in zip(weights, self.steps, strict=True):
-            square += weight**2 * sum(share**2 for share, _, _ in step)
-        return mean, biased + between / (1 - square)
+        before, total = np.zeros(self.channels), np.ones(self.channels)
+        for t, step in enumerate(self.steps, 1):
+            alpha = 1 / t if self.momentum is None else self.momentum
+            # what the running mean gives to the steps before, as the sum of squared weights
+            squares = alpha / (2 - alpha) if self.momentum is not None else 1 / (t - 1) if t > 1 else np.inf
+            now = sum(share * mean for share, mean, _ in step)
+            inside = sum(share * (var["biased"] + (mean - now) ** 2) for share, mean, var in step)
+            twice = 2 if self.momentum is None and t == 2 else 1  # the first had nothing to be compared with
+            total = (1 - alpha) * total + alpha * (inside + twice * (now - before) ** 2 / (1 + squares))
+            before = (1 - alpha) * before + alpha * now
+        return mean, total
 
     def evaluate(self, x, gamma, beta, statistic=None):
         mean, var = self.ema(statistic or f"ema_{PAIRS[self.convention][1]}")

@@ -89,7 +89,7 @@ def test_a_converted_layer_behaves_as_one_that_was_built_so():
             built.track_all_statistics()
             converted.track_all_statistics()
             assert torch.equal(built(images()), converted(images()))
-            assert torch.equal(built.ema("ema_pooled")[1], converted.ema("ema_pooled")[1])
+            assert torch.equal(built.ema("ema_total")[1], converted.ema("ema_total")[1])
             assert isinstance(copy.deepcopy(converted), BatchNorm2d)
 
 

@@ -147,8 +147,8 @@ def test_tracking_everything_leaves_outputs_and_gradients_bit_identical():
 
 @pytest.mark.parametrize("momentum", [0.05, 0.3, None])
 @pytest.mark.parametrize(("batch", "size"), [(4, None), (12, 4), (10, 4)])
-def test_ema_pooled_is_unbiased_for_the_total_variance(momentum, batch, size):
-    # Samples of a batch share a random offset a group of 2, so that m_eff < m: Bessel's factor would be wrong, pooling not.
+def test_ema_total_is_unbiased_for_the_total_variance(momentum, batch, size):
+    # Samples of a batch share a random offset a group of 2, so that m_eff < m: Bessel's factor would be wrong.
     generator = torch.Generator().manual_seed(0)
     channels, steps = 4_000, 60 if momentum == 0.05 else 25
     layer = BatchNorm1d(channels, momentum=momentum, dtype=torch.float64, norm_batch_size=size)
@@ -162,28 +162,63 @@ def test_ema_pooled_is_unbiased_for_the_total_variance(momentum, batch, size):
                 + torch.randn(batch, channels, generator=generator, dtype=torch.float64)
             )
     # total variance 3 + 1; the standard error over independent channels is far below the tolerance
-    var = layer.ema("ema_pooled")[1]
+    var = layer.ema("ema_total")[1]
     error = float(var.std() / channels**0.5)
     assert abs(float(var.mean()) - 4) < 4 * error
     assert abs(float(layer.ema("ema_unbiased")[1].mean()) - 4) > 10 * error
 
 
-def test_ema_pooled_keeps_a_small_variance_of_a_large_mean():
+def test_ema_total_keeps_a_small_variance_of_a_large_mean():
     generator = torch.Generator().manual_seed(0)
     layers = [BatchNorm1d(50, momentum=0.1, dtype=dtype) for dtype in (torch.float32, torch.float64)]
     for layer in layers:
         layer.running_mean.fill_(1000.0)
         layer.track_all_statistics()
     for _ in range(100):
-        x = 1000 + 0.1 * torch.randn(4, 50, generator=generator)
+        x = 1000 + 0.1 * torch.randn(1, 50, generator=generator) + torch.zeros(4, 1)  # all of the variance is in the means
         for layer in layers:
             layer(x.to(layer.weight.dtype))
-    single, double = (layer.ema_mean_variance.double() for layer in layers)
+    single, double = (layer.ema_var_total.double() for layer in layers)
     torch.testing.assert_close(single, double, rtol=0.02, atol=0)
 
 
-def test_ema_pooled_does_not_exist_after_a_single_group():
-    layer = BatchNorm1d(3, momentum=None)
-    layer.track_all_statistics()
-    layer(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)))
-    assert layer.ema("ema_pooled")[1].isnan().all()
+def test_the_total_variance_is_the_biased_one_after_one_batch_and_the_means_sample_variance_more_after_two():
+    layer = BatchNorm1d(3, momentum=None, dtype=torch.float64, convention="total")
+    first, second = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    layer(first)
+    torch.testing.assert_close(layer.running_var, first.var(0, correction=0))
+    layer(second)
+    within = (first.var(0, correction=0) + second.var(0, correction=0)) / 2
+    torch.testing.assert_close(layer.running_var, within + torch.stack([first.mean(0), second.mean(0)]).var(0))
+
+
+@pytest.mark.parametrize("momentum", [0.02, 0.3])
+def test_the_stored_total_variance_is_that_of_the_weighted_history(momentum):
+    # v = E[s²_biased] + (E[μ_B²] - E[μ_B]²)/(1 - Σw²), with the moving average's weights w, the start included.
+    generator = torch.Generator().manual_seed(0)
+    layer = BatchNorm1d(3, momentum=momentum, dtype=torch.float64, convention="total")
+    biased, mean, square = torch.ones(3).double(), torch.zeros(3).double(), torch.zeros(3).double()
+    for samples in (4, 7, 2, 4, 30, 4):
+        x = 5 + torch.randn(samples, 3, generator=generator, dtype=torch.float64)
+        layer(x)
+        biased = torch.lerp(biased, x.var(0, correction=0), momentum)
+        mean = torch.lerp(mean, x.mean(0), momentum)
+        square = torch.lerp(square, x.mean(0) ** 2, momentum)
+    expected = biased + (square - mean**2) / (1 - momentum / (2 - momentum))
+    torch.testing.assert_close(layer.running_var, expected, rtol=1e-12, atol=0)
+
+
+def test_a_checkpoint_of_the_total_convention_goes_on_exactly_and_works_in_torch():
+    generator = torch.Generator().manual_seed(0)
+    whole, half = (BatchNorm1d(5, convention="total") for _ in range(2))
+    batches = torch.randn(20, 4, 5, generator=generator)
+    for x in batches[:10]:
+        whole(x), half(x)
+    resumed = BatchNorm1d(5, convention="total")
+    resumed.load_state_dict(half.state_dict(), strict=True)
+    for x in batches[10:]:
+        whole(x), resumed(x)
+    assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in whole.state_dict().items())
+    plain = torch.nn.BatchNorm1d(5)
+    plain.load_state_dict(whole.state_dict(), strict=True)
+    assert torch.equal(plain.eval()(batches[0]), whole.eval()(batches[0]))

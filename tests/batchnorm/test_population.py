@@ -29,7 +29,7 @@ def expected_population(batches, size=None):
         "mean": mean,
         "population_biased": (m * biased).sum(0) / m.sum(),
         "population_unbiased": ((m - 1) * unbiased).sum(0) / (m - 1).sum(),
-        "population_pooled": (m * (biased + (means - mean) ** 2)).sum(0) / m.sum(),
+        "population_total": (m * (biased + (means - mean) ** 2)).sum(0) / m.sum(),
     }
 
 
@@ -68,11 +68,11 @@ def test_batches_of_different_size_are_weighted_by_what_they_know(convention, si
         assert torch.equal(tensor, before[name])
 
 
-def test_pooled_is_the_variance_of_all_values_together():
+def test_total_is_the_variance_of_all_values_together():
     batches = draw([(5, 2), (3, 2), (8, 2)])
     population = population_statistics(BatchNorm1d(2, dtype=torch.float64), map(torch.from_numpy, batches))[""]
     everything = np.concatenate(batches)
-    np.testing.assert_allclose(population.pooled.numpy(), everything.var(0), rtol=1e-12)
+    np.testing.assert_allclose(population.total.numpy(), everything.var(0), rtol=1e-12)
     np.testing.assert_allclose(population.mean.numpy(), everything.mean(0), rtol=1e-12)
 
 
@@ -81,7 +81,7 @@ def test_a_large_mean_does_not_eat_a_small_variance():
     population = population_statistics(BatchNorm1d(2, dtype=torch.float64), map(torch.from_numpy, batches))[""]
     centred = [batch - 1e6 for batch in batches]
     expected = expected_population(centred)
-    np.testing.assert_allclose(population.pooled.numpy(), expected["population_pooled"], rtol=1e-6)
+    np.testing.assert_allclose(population.total.numpy(), expected["population_total"], rtol=1e-6)
     np.testing.assert_allclose(population.biased.numpy(), expected["population_biased"], rtol=1e-6)
 
 
@@ -106,7 +106,7 @@ def test_deeper_layers_see_the_inputs_they_had_in_training():
 def test_float32_layers_get_float32_statistics_summed_in_float64():
     batches = draw([(4, 2)] * 300, loc=100, scale=0.1)
     population = population_statistics(BatchNorm1d(2), (torch.from_numpy(batch).float() for batch in batches))[""]
-    assert population.pooled.dtype == torch.float32
+    assert population.total.dtype == torch.float32
     assert_population(population, expected_population([batch.astype("f4").astype("f8") for batch in batches]), 1e-5)
 
 
@@ -127,9 +127,9 @@ def test_a_layer_that_the_pass_does_not_reach_has_nan_and_does_no_harm():
     model = nn.Sequential(BatchNorm1d(2, dtype=torch.float64))
     model[0].spare = BatchNorm1d(4)
     populations = population_statistics(model, map(torch.from_numpy, draw([(4, 2)])))
-    assert populations["0.spare"].pooled.shape == (4,)
-    assert populations["0.spare"].pooled.isnan().all()
-    with evaluating(model, "population_pooled", populations):
+    assert populations["0.spare"].total.shape == (4,)
+    assert populations["0.spare"].total.isnan().all()
+    with evaluating(model, "population_total", populations):
         assert model(torch.ones(1, 2, dtype=torch.float64)).isfinite().all()
 
 
@@ -184,7 +184,7 @@ def test_a_statistic_that_is_not_there_is_refused_by_name_and_leaves_no_trace():
     model, batches = trained(everything=False)
     for statistic, population, message in (
         ("ema_biased", None, "'ema_biased' is not kept by this layer; call track_all_statistics"),
-        ("ema_pooled", None, "'ema_pooled' is not kept"),
+        ("ema_total", None, "'ema_total' is not kept"),
         ("median", None, "'median' is unknown; use batch, ema_biased"),
         ("population_biased", None, "needs a population pass"),
         ("population_biased", {}, "has no layer '0'"),

@@ -22,7 +22,7 @@ import pytest
 from tests.cli.conftest import TINY, Command, files_under, untracked
 
 PROGRAM = str(Path(sys.executable).parent / "bnstudy")
-TABLES = ("metrics", "distances", "gaps", "generalisation", "summary")
+TABLES = ("metrics", "gaps", "generalisation", "summary")
 STUDY = ("run", "-m", "name=study", "batch_size=2,4,8,16", "variance=paper,karpathy", "seeds=2", *TINY[:2], "epochs=2")
 
 # A user for whom a folder can be read-only: root may write everywhere.

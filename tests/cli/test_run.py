@@ -12,7 +12,7 @@ import pytest
 import bnstudy as package
 from tests.cli.conftest import TINY, Command
 
-TABLES = ("metrics", "distances", "gaps", "generalisation", "summary")
+TABLES = ("metrics", "gaps", "generalisation", "summary")
 
 
 def read(folder: Path) -> dict[str, pd.DataFrame]:
@@ -29,7 +29,7 @@ def test_a_sweep_trains_once_a_side_and_tabulates_every_convention(bnstudy: Comm
     tables = package.load("sweep", tmp_path / "results", tmp_path / "outputs")
     assert set(tables["gaps"]["convention"]) == {"paper", "consistent_unbiased", "consistent_biased", "inverted"}
     assert set(tables["metrics"]["seed"]) == {0, 1, 2}
-    terms = tables["gaps"][["bessel", "lag", "pooling", "noise"]].sum(axis=1)
+    terms = tables["gaps"][["lag", "constant", "noise"]].sum(axis=1)
     np.testing.assert_allclose(terms, tables["gaps"]["gap"], atol=1e-12)
     for word in ("mlp on digits", "paper", "consistent_unbiased", "±", "Command:"):
         assert word in done.stdout

@@ -25,7 +25,7 @@ def levels_and_terms(
         error: factor of all errors; NaN for a single batch.
     """
     sides = {"gap": ("own", "batch"), "bessel": ("own", "ema_unbiased"), "lag": ("ema_unbiased", "population_unbiased"),
-             "pooling": ("population_unbiased", "population_pooled"), "noise": ("population_pooled", "batch"),
+             "pooling": ("population_unbiased", "population_total"), "noise": ("population_total", "batch"),
              "other": ("batch", "train")}  # fmt: skip
     levels, terms = [], []
     for metric, (values, spread) in metrics.items():
@@ -43,7 +43,7 @@ def levels_and_terms(
 
 def conditions(train: float, batch: float, own: float, unbiased: float, pooled: float) -> dict[str, float]:
     """Values by condition of a model whose layers store the unbiased variance."""
-    return {"train": train, "batch": batch, "own": own, "population_unbiased": unbiased, "population_pooled": pooled}
+    return {"train": train, "batch": batch, "own": own, "population_unbiased": unbiased, "population_total": pooled}
 
 
 def layers_of(names: list[str], *, seed: int = 0, off: float = 0.03, swaps: tuple[str, ...] = ("accuracy", "loss"),
@@ -118,9 +118,9 @@ def healthy() -> Diagnosis:
 def three() -> Diagnosis:
     """Three findings, bessel's term, dropout, dead channels, a shared layer, a remedy, and a command."""
     accuracy = {"train": 0.9102, "batch": 0.9433, "own": 0.8127, "ema_unbiased": 0.8164, "population_unbiased": 0.9379,
-                "population_pooled": 0.9401}  # fmt: skip
+                "population_total": 0.9401}  # fmt: skip
     loss = {"train": 0.2711, "batch": 0.1878, "own": 0.6921, "ema_unbiased": 0.672, "population_unbiased": 0.2012,
-            "population_pooled": 0.195}  # fmt: skip
+            "population_total": 0.195}  # fmt: skip
     tables = levels_and_terms({"accuracy": (accuracy, 0.0051), "loss": (loss, 0.014)})
     layers = layers_of(RESNET, seed=3, off=0.35)
     layers.loc[6, ["dead", "calls"]] = [3, 2]

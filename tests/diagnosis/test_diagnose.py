@@ -113,17 +113,17 @@ def test_the_four_terms_sum_to_the_gap_and_equal_a_computation_by_hand(conventio
     as_unbiased = {
         place: (mean, var * (c if convention in ("flax", "inverted") else 1.0)) for place, (mean, var) in own.items()
     }
-    population: dict[str, dict[int, Pair]] = {"unbiased": {}, "pooled": {}}
+    population: dict[str, dict[int, Pair]] = {"unbiased": {}, "total": {}}
     for place, arrays in seen.items():
         flat = np.concatenate(arrays)
         within = np.mean([array.var(0, ddof=1) for array in arrays], 0)
         population["unbiased"][place] = (torch.tensor(flat.mean(0)), torch.tensor(k * within))
-        population["pooled"][place] = (torch.tensor(flat.mean(0)), torch.tensor(k * flat.var(0)))
+        population["total"][place] = (torch.tensor(flat.mean(0)), torch.tensor(k * flat.var(0)))
     path = [
         loss(own),
         loss({place: (mean, k * var) for place, (mean, var) in as_unbiased.items()}),
         loss(population["unbiased"]),
-        loss(population["pooled"]),
+        loss(population["total"]),
         float(batch),
     ]
     for term, first, second in zip(TERMS, path[:-1], path[1:], strict=True):

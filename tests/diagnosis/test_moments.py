@@ -30,7 +30,7 @@ def test_statistics_of_images_equal_numpys() -> None:
     flat = np.concatenate([array.transpose(1, 0, 2, 3).reshape(3, -1) for array in arrays], 1)
     population = inputs.population
     np.testing.assert_allclose(population.mean, flat.mean(1), rtol=1e-12)
-    np.testing.assert_allclose(population.pooled, flat.var(1), rtol=1e-12)
+    np.testing.assert_allclose(population.total, flat.var(1), rtol=1e-12)
     weights = np.array([array[:, 0].size for array in arrays])
     within = np.array([array.var((0, 2, 3)) for array in arrays])
     np.testing.assert_allclose(population.biased, (weights[:, None] * within).sum(0) / weights.sum(), rtol=1e-12)

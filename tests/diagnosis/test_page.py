@@ -254,7 +254,7 @@ def test_conditions_are_in_the_order_of_the_path(pages: dict[str, Path]) -> None
         "own",
         "ema_unbiased",
         "population_unbiased",
-        "population_pooled",
+        "population_total",
         "batch",
         "train",
         *TERMS,

@@ -50,9 +50,9 @@ def test_a_job_leaves_its_tables_and_a_record_of_how_they_came_about(tmp_path: P
     assert {key: record[key] for key in expected} == expected
     assert record["ended"] - record["started"] == pytest.approx(record["seconds"])
     assert {"torch", "python"} <= set(record["versions"])
-    metrics, distances, layers = (store.table(job.id, name) for name in ("metrics", "distances", "layers"))
+    metrics, folds, layers = (store.table(job.id, name) for name in ("metrics", "folds", "layers"))
     assert list(metrics.columns[:2]) == ["job", "seed"]
-    assert set(metrics["job"]) == set(distances["job"]) == set(layers["job"]) == {job.id}
+    assert set(metrics["job"]) == set(folds["job"]) == set(layers["job"]) == {job.id}
     assert set(metrics["seed"]) == {0, 1}
     assert living(store.claims) == {}
     assert not any(path.suffix == ".tmp" for path in tmp_path.rglob("*"))
@@ -62,7 +62,7 @@ def test_the_same_job_in_two_stores_has_the_same_tables_to_the_bit(tmp_path: Pat
     job = job_of()
     for name in ("a", "b"):
         run_job(job, str(tmp_path / name), SOURCE)
-    for table in ("metrics", "distances", "layers"):
+    for table in ("metrics", "folds", "layers"):
         first, second = (Store(tmp_path / name).table(job.id, table) for name in ("a", "b"))
         assert_frame_equal(first, second, check_exact=True)
 
@@ -197,8 +197,9 @@ def test_a_diverged_seed_is_recorded_with_its_step(tmp_path: Path) -> None:
     assert all(step >= 1 for step in diverged.values())
 
 
-def test_a_baselines_job_has_no_distances_and_no_layers(tmp_path: Path) -> None:
+def test_a_baselines_job_has_no_layers(tmp_path: Path) -> None:
     job = job_of(model__norm="group")
     assert run_job(job, str(tmp_path), SOURCE).status == "done"
-    assert len(Store(tmp_path).table(job.id, "distances")) == len(Store(tmp_path).table(job.id, "layers")) == 0
+    assert len(Store(tmp_path).table(job.id, "layers")) == 0
+    assert set(Store(tmp_path).table(job.id, "folds")["statistic"]) == {"none"}
     assert set(Store(tmp_path).table(job.id, "metrics")["statistic"]) == {"none", "online"}

@@ -52,13 +52,13 @@ def test_a_seed_stands_in_the_same_whole_block_whatever_else_is_asked_for() -> N
     assert blocks(range(16), 8)[0] == blocks(range(64), 8)[0]
 
 
-def test_four_conventions_are_two_trainings(store: Store) -> None:
+def test_five_conventions_are_two_trainings(store: Store) -> None:
     configs = [tiny(name, seeds=8) for name in CONVENTIONS]
     plan = planned(configs, store)
-    assert len(plan.cells) == 4
+    assert len(plan.cells) == 5
     assert len(plan.jobs) == len(plan.missing) == 2
     jobs = {cell.config.variance.name: cell.jobs for cell in plan.cells}
-    assert jobs["paper"] == jobs["consistent_biased"]
+    assert jobs["paper"] == jobs["consistent_biased"] == jobs["total"]
     assert jobs["consistent_unbiased"] == jobs["inverted"]
     assert jobs["paper"] != jobs["inverted"]
     assert {job.config.variance.normalize for job in plan.jobs} == {"biased", "unbiased"}

@@ -85,7 +85,7 @@ def test_a_job_goes_on_from_its_checkpoint_and_its_tables_are_the_same(tmp_path:
     leave_a_checkpoint(job.config, path, 4 * STEPS + 1)
     assert run_job(job, str(stores[1].root), source).status == "done"
     assert not path.exists()
-    for table in ("metrics", "distances"):
+    for table in ("metrics", "folds"):
         one, other = (store.table(job.id, table) for store in stores)
         pd.testing.assert_frame_equal(one, other, check_exact=True)
 

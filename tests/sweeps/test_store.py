@@ -24,8 +24,8 @@ from tests.records import done_record
 
 JOB = "a-s0-1"
 TABLE = pd.DataFrame({"job": [JOB, JOB], "seed": [0, 1], "loss": [0.5, float("nan")]})
-NAMES = ("metrics", "distances", "layers")
-FILES = ("distances.parquet", "job.json", "layers.parquet", "metrics.parquet")
+NAMES = ("metrics", "folds", "layers")
+FILES = ("folds.parquet", "job.json", "layers.parquet", "metrics.parquet")
 
 
 def save(store: Store, **changes: Any) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def test_the_record_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     replace, order = os.replace, []
     monkeypatch.setattr(os, "replace", lambda a, b: (order.append(Path(b).name), replace(a, b))[1])
     save(Store(tmp_path))
-    assert order == ["metrics.parquet", "distances.parquet", "layers.parquet", "job.json"]
+    assert order == ["metrics.parquet", "folds.parquet", "layers.parquet", "job.json"]
 
 
 DEEP = b'{"a": ' * 100_000 + b"1" + b"}" * 100_000
@@ -179,11 +179,11 @@ DEEP = b'{"a": ' * 100_000 + b"1" + b"}" * 100_000
         *((content, "is no record") for content in (b"[]", b"null", b"3", b'"done"')),
         (b"{}", "lacks 'layout'"),
         (b'{"layout": "one"}', "has no sound 'layout'"),
-        (b'{"layout": 1}', "lacks 'job'"),
-        (b'{"layout": 1, "job": "b-s0-1", "status": "done"}', "is of 'b-s0-1'"),
-        (b'{"layout": 1, "job": "a-s0-1", "status": "well"}', "has the status 'well'"),
-        (b'{"layout": 1, "job": "a-s0-1", "status": "done"}', "lacks 'training'"),
-        (b'{"layout": 1, "job": "a-s0-1", "status": "failed"}', "lacks 'message'"),
+        (b'{"layout": 2}', "lacks 'job'"),
+        (b'{"layout": 2, "job": "b-s0-1", "status": "done"}', "is of 'b-s0-1'"),
+        (b'{"layout": 2, "job": "a-s0-1", "status": "well"}', "has the status 'well'"),
+        (b'{"layout": 2, "job": "a-s0-1", "status": "done"}', "lacks 'training'"),
+        (b'{"layout": 2, "job": "a-s0-1", "status": "failed"}', "lacks 'message'"),
     ],
 )
 def test_a_damaged_record_is_neither_a_job_nor_the_lack_of_one(tmp_path: Path, content: bytes, reason: str) -> None:
@@ -225,8 +225,8 @@ def test_a_record_that_contradicts_itself_is_damaged(tmp_path: Path, changes: di
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", DEEP, b"{}", b'{"layout": 2, "cells": []}',
-    b'{"layout": 1, "cells": [{}]}', b'{"layout": 1, "cells": [{"training": "a", "jobs": ["../../x"], "fields": {}}]}',
-    b'{"layout": 1, "cells": [{"training": "a", "jobs": ["b-s0-1"], "fields": {}}]}'])  # fmt: skip
+    b'{"layout": 2, "cells": [{}]}', b'{"layout": 1, "cells": [{"training": "a", "jobs": ["../../x"], "fields": {}}]}',
+    b'{"layout": 2, "cells": [{"training": "a", "jobs": ["b-s0-1"], "fields": {}}]}'])  # fmt: skip
 def test_a_damaged_study_is_told_in_one_line(tmp_path: Path, content: bytes) -> None:
     store = Store(tmp_path)
     store.save_study("quick", {"cells": []})
@@ -385,7 +385,7 @@ def test_a_store_from_before_the_probes_needs_no_table_of_them(tmp_path: Path) -
 )
 def test_metrics_of_other_jobs_or_seeds_are_refused_whatever_the_digest_says(tmp_path: Path, rows: pd.DataFrame) -> None:
     store = Store(tmp_path)
-    store.save(JOB, {"metrics": rows, "distances": TABLE, "layers": TABLE}, done_record("a", [0, 1]))
+    store.save(JOB, {"metrics": rows, "folds": TABLE, "layers": TABLE}, done_record("a", [0, 1]))
     with pytest.raises(UserError, match="; remove the folder"):
         store.table(JOB, "metrics")
 

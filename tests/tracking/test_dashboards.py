@@ -65,7 +65,7 @@ def test_the_workspace_shows_gaps_curves_terms_layer_ratios_and_a_comparer(recor
     assert ["test/train_mode/accuracy"] in curves
     assert ["test/eval_mode/accuracy"] in curves
     terms = [key.rpartition("/")[2] for key in panels["Causes of the gap"][0][1]["metrics"]]
-    assert terms == ["bessel", "lag", "pooling", "noise"]
+    assert terms == ["lag", "constant", "noise"]
     assert panels["Layers: second moment, eval over train"][0][1]["metrics"] == ["layers/norm0/ratio", "layers/norm1/ratio"]
     assert panels["Runs compared"][0][0] == "Run Comparer"
     runs = section["runSets"][0]

@@ -89,7 +89,7 @@ def test_what_is_mirrored_is_what_the_store_holds(study: StudyMirror) -> None:
                 assert row[f"{split}/eval_mode/accuracy"] == metrics[seed, row["epoch"], split, own]
                 assert row[f"{split}/train_mode/accuracy"] == metrics[seed, row["epoch"], split, "batch"]
             assert row["train/online/accuracy"] == metrics[seed, row["epoch"], "train", "online"]
-        terms = [run.summary[f"decomposition/test/accuracy/{term}"] for term in ("bessel", "lag", "pooling", "noise")]
+        terms = [run.summary[f"decomposition/test/accuracy/{term}"] for term in ("lag", "constant", "noise")]
         gap = metrics[seed, 2, "test", own] - metrics[seed, 2, "test", "batch"]
         assert run.summary["decomposition/test/accuracy/gap"] == gap == run.summary["test/gap/accuracy"]
         assert math.isclose(sum(terms), gap, abs_tol=1e-12)

@@ -107,5 +107,5 @@ def test_a_job_whose_checkpoint_is_damaged_is_trained_from_the_beginning_and_say
         "done", "its checkpoint cannot be read, so it was trained from the beginning"
     )  # fmt: skip
     assert not list(damaged.checkpoints.iterdir())
-    for name in ("metrics", "distances", "layers"):
+    for name in ("metrics", "folds", "layers"):
         pd.testing.assert_frame_equal(sound.table(job.id, name), damaged.table(job.id, name), check_exact=True)

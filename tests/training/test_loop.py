@@ -200,7 +200,7 @@ def test_the_accumulated_variance_never_touches_training(digits: Dataset, pair: 
         assert torch.equal(value, other), name
     for layer, other_layer in zip(batchnorm_layers(first).values(), batchnorm_layers(second).values(), strict=True):
         assert not torch.equal(layer.running_var, other_layer.running_var)
-        for statistic in ("ema_biased", "ema_unbiased", "ema_pooled"):
+        for statistic in ("ema_biased", "ema_unbiased", "ema_total"):
             for value, other in zip(layer.ema(statistic), other_layer.ema(statistic), strict=True):
                 assert torch.equal(value, other)
 

@@ -9,7 +9,7 @@ import torch
 
 from bnstudy.training.seeds import generator
 
-STREAMS = ("order", "augmentation", "population", "batch_metrics", "probes")
+STREAMS = ("order", "augmentation", "population", "batch_metrics", "scales")
 
 
 def draws(seed: int, stream: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Where the gap comes from: its four terms, stacked with their signs."""
+"""Where the gap comes from: its three terms, stacked with their signs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from bnstudy.analysis.wording import amount
 from bnstudy.metric import metric_of
 
 MOST_GROUPS = 3
-_MEANING = "bessel: the constant the convention chose; lag: the moving average; pooling: variance of the batch means; " \
-    "noise: the batch's own, which no constant removes"  # fmt: skip
+_MEANING = (
+    "lag: the moving average's; constant: what the convention stores, against the total variance; "
+    "noise: the batch's own, which no stored number removes"
+)
 
 
 def decomposition_figure(tables: Tables, subject: Subject, metric: str) -> Figure:
-    """The mean gap on the training split as a stack of bessel, lag, pooling and noise, a panel a convention.
+    """The mean gap on the training split as a stack of lag, constant and noise, a panel a convention.
 
     Args:
         tables: needs `summary`.

@@ -10,7 +10,9 @@ from bnstudy.analysis.figures.decomposition import decomposition_figure
 from bnstudy.analysis.figures.equivalence import equivalence_figure
 from bnstudy.analysis.figures.figure import Figure
 from bnstudy.analysis.figures.gap import gap_figure
-from bnstudy.analysis.figures.layers import collapse_figure, effective_figure
+from bnstudy.analysis.figures.layers import effective_figure
+from bnstudy.analysis.figures.ratios import ratio_figure
+from bnstudy.analysis.figures.storage import storage_figure
 from bnstudy.analysis.subject import Subject, Tables, subject_of
 
 Draw = Callable[[Tables, Subject], Figure | list[Figure]]
@@ -23,10 +25,11 @@ def per_metric(draw: Callable[[Tables, Subject, str], Figure]) -> Draw:
 
 
 FIGURES: list[Draw] = [
+    ratio_figure,
+    per_metric(storage_figure),
     equivalence_figure,
     per_metric(gap_figure),
     per_metric(decomposition_figure),
-    collapse_figure,
     effective_figure,
     curves_figure,
 ]

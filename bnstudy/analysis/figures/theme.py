@@ -21,13 +21,14 @@ _ARMS = {
     "consistent_unbiased": (VERMILLION, "square"),
     "consistent_biased": (GREEN, "triangle-up"),
     "inverted": (PURPLE, "diamond"),
+    "total": (ORANGE, "triangle-down"),
     NULL_ARM: (GREY, "cross"),
-    "norm=group": (ORANGE, "triangle-down"),
+    "norm=group": (YELLOW, "stroke"),
     "norm=layer": (SKY, "triangle-left"),
     "norm=none": (INK, "triangle-right"),
 }
-_OTHERS = ((YELLOW, "stroke"), (ORANGE, "triangle-right"), (SKY, "triangle-left"))
-TERM_COLOURS = {"bessel": ORANGE, "lag": SKY, "pooling": YELLOW, "noise": GREY}
+_OTHERS = ((ORANGE, "triangle-right"), (SKY, "triangle-left"))
+TERM_COLOURS = {"lag": SKY, "constant": ORANGE, "noise": GREY}
 SERIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, INK)
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
 

@@ -1,4 +1,4 @@
-"""The answer in three sentences: what the comparisons say, the largest effect, and what stays open."""
+"""The answer: what the law says here, what the declared comparisons say, the largest effect, and what stays open."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from bnstudy.analysis.figures.equivalence import equivalence_rows
 from bnstudy.analysis.figures.panels import seeds_phrase
 from bnstudy.analysis.figures.theme import NULL_ARM, NULL_REFERENCE
 from bnstudy.analysis.power import FEWEST_SEEDS, POWER
+from bnstudy.analysis.report.law import law_of, where
 from bnstudy.analysis.statistics import decidable
 from bnstudy.analysis.subject import Subject, Tables
 from bnstudy.analysis.wording import amount, listed, p_value, plural
@@ -20,7 +21,7 @@ from bnstudy.batchnorm.conventions import CONVENTIONS
 
 
 def answer_of(tables: Tables, subject: Subject) -> list[str]:
-    """Three sentences, generated from the contrasts; they say so where nothing was declared, compared or settled.
+    """Sentences generated from layers and contrasts; they say so where nothing was declared, compared or settled.
 
     Args:
         tables: of the study; needs `contrasts` for an answer.
@@ -34,7 +35,7 @@ def answer_of(tables: Tables, subject: Subject) -> list[str]:
         return _nothing_compared(tables, subject)
     if rows["n"].max() < FEWEST_SEEDS:
         return _too_few(rows, subject)
-    return [_verdicts(rows, subject), _largest(rows, subject), _open(rows, subject)]
+    return [*law_of(tables, subject), _verdicts(rows, subject), _largest(rows, subject), _open(rows, subject)]
 
 
 def null_arm_warning(tables: Tables, subject: Subject) -> str | None:
@@ -65,17 +66,6 @@ def null_arm_warning(tables: Tables, subject: Subject) -> str | None:
         f"Do not trust these verdicts: the null arm, whose differences are rounding only, is called different in "
         f"{len(wrong)} of {plural(len(rows), 'comparison')} ({listed([where(row, subject) for row in records(wrong)], 4)})."
     )
-
-
-def where(row: dict[str, Any], subject: Subject) -> str:
-    """A cell in words: "mlp on digits, batch size 4"."""
-    parts = [f"{row['model']} on {row['dataset']}, batch size {row['batch_size']}"]
-    for column in subject.varying:
-        value = row.get(column)
-        missing = value is None or (isinstance(value, float) and math.isnan(value))
-        if column in row and not missing:
-            parts.append(f"{column.replace('_', ' ')} {f'{value:g}' if isinstance(value, float) else value}")
-    return ", ".join(parts)
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -104,12 +104,15 @@ def _contrasts(name: str, title: str, note: str, rows: pd.DataFrame, subject: Su
             _scaled(row["difference"], metric, unit=not family),
             _range(row["ci_low"], row["ci_high"], metric),
             TableCell(p_value(float(row[p])), float(row[p])), TableCell(p_value(float(row[q])), float(row[q])),
-            _scaled(row["mde"], metric), _seeds(row["seeds_needed"]),
-            _value(row["n"]), _value(row["diverged"] + row["missing"]), _value(row["verdict"]),
+            _scaled(row["sampling_error"], metric, unit=not family), _scaled(row["mde"], metric),
+            _seeds(row["seeds_needed"]),
+            _value(row["n"]), _value(row["diverged"] + row["missing"]), _value(row["unstable"]), _value(row["verdict"]),
+            _value(row["verdict_stable"]),
         ])  # fmt: skip
     unit = f" ({subject.metric.unit})" if family and subject.metric.unit else ""
-    heads = [*(_head(key) for key in keys), f"difference{unit}", "interval", "p", "p equivalence", "detectable",
-             "seeds needed", "seeds", "lost", "verdict"]  # fmt: skip
+    heads = [*(_head(key) for key in keys), f"difference{unit}", "interval", "p", "p equivalence",
+             "test sampling error", "detectable", "seeds needed", "seeds", "lost", "unstable", "verdict",
+             "verdict without unstable"]  # fmt: skip
     return Sheet(name, title, note, heads, body, len(rows), "contrasts.parquet")
 
 
@@ -142,16 +145,7 @@ def _summary_sheet(summary: pd.DataFrame, subject: Subject) -> Sheet | None:
 def _layer_sheet(layers: pd.DataFrame, subject: Subject) -> Sheet | None:
     if layers.empty:
         return None
-    numbers = [
-        "m",
-        "m_eff",
-        "train_moment",
-        "eval_moment",
-        "ratio",
-        "predicted_ratio",
-        "std_discrepancy",
-        "mean_discrepancy",
-    ]
+    numbers = ["m", "m_eff", "variation", "train_moment", "eval_moment", "ratio", "predicted_ratio", "growth"]
     cells = _cell_columns(layers, subject)
     keys = [*cells, "normalize", "layer", "statistic"]
     means = layers.groupby(keys, sort=False, dropna=False)[[name for name in numbers if name in layers]].mean().reset_index()

@@ -25,11 +25,11 @@ def shared_layer(case: Case) -> list[Finding]:
         if len(calls) < 2 or not _calls_differ(one):
             continue
         centre = torch.stack([call.mean.double().cpu() for call in calls])[:, one.alive]
-        pooled = one.inputs.population.pooled.double().cpu()[one.alive]
+        pooled = one.inputs.population.total.double().cpu()[one.alive]
         apart = ((centre - centre.mean(0)) / pooled.sqrt()).square().mean().sqrt()
-        variances = torch.stack([call.pooled.double().cpu() for call in calls])[:, one.alive]
+        variances = torch.stack([call.total.double().cpu() for call in calls])[:, one.alive]
         factor = variances.clamp(min=1e-30).log().std(0).mean().exp()
-        effect = case.worst("population_pooled", "batch")
+        effect = case.worst("population_total", "batch")
         names = [repr(name) for name in one.layer.names[:3]]
         held = f" It stands in the model as {' and '.join(names)}." if len(names) > 1 else ""
         cost = "" if effect is None else f" {effect.clause} between evaluation and training mode."
@@ -42,7 +42,7 @@ def shared_layer(case: Case) -> list[Finding]:
             f"of {float(factor):.2f} in their variances."
         ]
         lines += [
-            f"call {number}: mean {float(call.mean.mean()):.3g}, variance {float(call.pooled.mean()):.3g} (over channels)"
+            f"call {number}: mean {float(call.mean.mean()):.3g}, variance {float(call.total.mean()):.3g} (over channels)"
             for number, call in enumerate(calls[:4], start=1)
         ]
         remedy = "Give every branch a BatchNorm layer of its own; the convolutions or linear layers may stay shared."
@@ -59,7 +59,7 @@ def batches(case: Case) -> list[Finding]:
     effect = case.worst("population_unbiased", "batch", both_ways=True, rate=LIKELY if kinds else CERTAIN)
     if kinds and (found := _uneven_batches(kinds, effect)) is not None:
         return [found]
-    effect = case.worst("population_pooled", "batch", both_ways=True)
+    effect = case.worst("population_total", "batch", both_ways=True)
     few = [one for one in case.found if not math.isnan(one.sample_inverse) and one.sample_inverse >= 1 / SMALL]
     if effect is None or not few:
         return []
@@ -70,7 +70,7 @@ def batches(case: Case) -> list[Finding]:
 def single_samples(case: Case) -> list[Finding]:
     """Batches of one sample with many positions: training mode normalises each by its own statistics."""
     alone = [one for one in case.found if one.inputs.samples == 1 and one.inputs.positions > 1]
-    effect = case.worst("own", "batch", both_ways=True) or case.worst("population_pooled", "batch", both_ways=True)
+    effect = case.worst("own", "batch", both_ways=True) or case.worst("population_total", "batch", both_ways=True)
     if effect is None or len(alone) < len(case.found):
         return []
     lines = [f"{one.layer.name}: {one.inputs.positions:,} values a channel, all of one sample." for one in alone[:4]]
@@ -90,15 +90,15 @@ def single_samples(case: Case) -> list[Finding]:
 
 def _closed(case: Case, metric: str) -> str:
     """A metric on statistics of all batches, beside both modes."""
-    names = {"own": "in evaluation mode", "population_pooled": "on those statistics", "batch": "on each batch's own"}
+    names = {"own": "in evaluation mode", "population_total": "on those statistics", "batch": "on each batch's own"}
     levels = {name: case.levels.contrast(metric, **{name: 1.0}).level(metric, error=False) for name in names}
     return f"{metric} is " + ", ".join(f"{levels[name]} {text}" for name, text in names.items()) + "."
 
 
 def overshoot(case: Case) -> list[Finding]:
     """Batch means that vary less than those of independent samples: Bessel's correction then corrects what is not there."""
-    step = case.worst("population_unbiased", "population_pooled")
-    if step is None or case.worst("own", "population_pooled") is None or case.worst("own", "batch") is None:
+    step = case.worst("population_unbiased", "population_total")
+    if step is None or case.worst("own", "population_total") is None or case.worst("own", "batch") is None:
         return []
     # Then it is the kinds of batches that are pooled, or nothing varies behind a layer that is switched off.
     if any(uneven(one, len(case.found)) or bool(one.zero_gain.all()) for one in case.found):
@@ -171,7 +171,7 @@ def _uneven_batches(kinds: list[Evidence], effect: Difference | None) -> Finding
     one = max(kinds, key=lambda each: each.composition.value)
     ratio = one.composition
     means = one.inputs.means[one.inputs.whole].double()[:, one.alive]
-    scaled = (means - means.mean(0)) / one.inputs.population.pooled.double().cpu()[one.alive].sqrt()
+    scaled = (means - means.mean(0)) / one.inputs.population.total.double().cpu()[one.alive].sqrt()
     scores = torch.linalg.svd(scaled, full_matrices=False).U[:, 0]
     share, parted = _two_groups(scores)
     facts = [

@@ -24,8 +24,8 @@ def wrong_convention(case: Case, hypothesis: Hypothesis | None) -> list[Finding]
     if hypothesis is None:
         return []
     name, own, rivals = hypothesis.name, case.found[0].layer.convention.name, list(hypothesis.rivals)
-    effect = case.worst("own", "population_pooled", both_ways=True)
-    effect = effect or case.effect(case.metrics[-1], "own", "population_pooled")
+    effect = case.worst("own", "population_total", both_ways=True)
+    effect = effect or case.effect(case.metrics[-1], "own", "population_total")
     summary = (
         f"The running statistics are those of a model trained under `{name}`{_USERS.get(name, '')}, and its layers here "
         f"are `{own}`: every variance is off by the same ratio, a channel like the next."

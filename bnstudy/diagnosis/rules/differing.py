@@ -21,7 +21,7 @@ def data_differ(case: Case) -> list[Finding]:
     no better if both sets were alike.
     """
     other = case.evaluation
-    effect = None if other is None else other.worst("own", "population_pooled", rate=LIKELY)
+    effect = None if other is None else other.worst("own", "population_total", rate=LIKELY)
     if other is None or effect is None:
         return []
     pairs = [(one, there) for one in case.found for there in other.found if there.layer is one.layer]
@@ -60,7 +60,7 @@ def _apart(one: Evidence, other: Evidence) -> tuple[float, float]:
     # Behind a BatchNorm layer statistics depend on the size of the batch.
     if (one.inputs.m != other.inputs.m and one.position > 0) or not bool(usable.any()):
         return 0.0, 1.0
-    scale = one.inputs.population.pooled.double().cpu()[usable]
+    scale = one.inputs.population.total.double().cpu()[usable]
     distance, ratios = torch.zeros(()), []
     for first, second, unit, share in (
         (one.inputs.means.double(), other.inputs.means.double(), scale.sqrt(), 1.0),

@@ -32,7 +32,7 @@ def off_the_mark(case: Case, taken: set[str], noisy: bool = True) -> list[Findin
     far = [one for one in missing(case) if one in rest]
     effect = case.worst(case.stored_unbiased, "population_unbiased", rate=LIKELY if far else CERTAIN)
     if effect is None:
-        better = case.worst("population_pooled", "own", rate=LIKELY)
+        better = case.worst("population_total", "own", rate=LIKELY)
         return [_adapted(far, better)] if far and better is not None else []
     if not far:
         # Where layers are off for a reason already found, or for dropout, or batches are of several kinds (redrawn as if of

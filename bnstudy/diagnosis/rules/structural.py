@@ -29,7 +29,7 @@ def invalid_statistics(case: Case) -> list[Finding]:
         "training mode does not look at them, so training seems fine."
     )
     for one in bad[:6]:
-        stored, needed = one.layer.stored, float(one.inputs.population.pooled.max())
+        stored, needed = one.layer.stored, float(one.inputs.population.total.max())
         if stored is not None and needed > (largest := torch.finfo(stored[1].dtype).max):
             kind = str(stored[1].dtype).removeprefix("torch.")
             lines.append(
@@ -40,7 +40,7 @@ def invalid_statistics(case: Case) -> list[Finding]:
         "Find the batch that brought the first non-finite input (one is enough: a moving average never forgets NaN) or the "
         f"tool that wrote the checkpoint. {RECALIBRATE}."
     )
-    effect = case.worst("own", "population_pooled") or case.worst("own", "batch")
+    effect = case.worst("own", "population_total") or case.worst("own", "batch")
     return [finding("invalid_statistics", bad, effect, summary, lines, remedy)] if bad else []
 
 
@@ -50,7 +50,7 @@ def untouched_statistics(case: Case) -> list[Finding]:
     counts = [one.layer.updates for one in case.found if one.layer.updates]
     fresh = [one for one in at_start if not one.layer.updates]
     again = [one for one in at_start if one.layer.updates]
-    effect = case.worst("own", "population_pooled")
+    effect = case.worst("own", "population_total")
     found = []
     if again:
         summary = (
@@ -89,7 +89,7 @@ def frozen_by_design(case: Case) -> list[Finding]:
             why[one] = "is still in evaluation mode after model.train()"
         elif one.layer.momentum == 0 and one.layer.stored is not None:
             why[one] = "has momentum 0"
-    effect = case.worst("own", "population_pooled")
+    effect = case.worst("own", "population_total")
     if not why or (effect is None and all(one.layer.fixed for one in why)):
         return []  # layers of a frozen class are a choice; what they cost is another matter
     names = listed([repr(one.layer.name) for one in why], 4)
@@ -173,6 +173,6 @@ def _counted(layers: list[Evidence], channels: list[Tensor], what: str = "") -> 
 def _far(layers: list[Evidence]) -> list[str]:
     lines = []
     for one in layers[:2]:
-        variances = one.inputs.population.pooled.cpu()[one.alive].tolist()
+        variances = one.inputs.population.total.cpu()[one.alive].tolist()
         lines.append(f"{one.layer.name}: the batches have variances of {min(variances):.3g} to {max(variances):.3g}.")
     return lines

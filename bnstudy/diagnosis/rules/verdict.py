@@ -76,7 +76,7 @@ def _unexplained(case: Case) -> list[Finding]:
         whole = case.effect(metric, "own", "batch")
         if whole.harm < 0 and whole.p < LIKELY:
             continue  # evaluation is the better mode
-        effects = (case.effect(metric, "own", "population_pooled"), whole)
+        effects = (case.effect(metric, "own", "population_total"), whole)
         doubtful += [effect for effect in effects if effect.harm > 0 and effect.material and not effect.certain]
     if not doubtful:
         return []

@@ -8,9 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bnstudy.batchnorm.conventions import Convention
-from bnstudy.batchnorm.theory import predict
-
 
 class Estimate(NamedTuple):
     """A number for each replica.
@@ -83,6 +80,32 @@ def inverse_effective_size(means: Tensor, variances: Tensor, alive: Tensor) -> E
     return Estimate(over_channels(share, alive), influence.std(0, correction=1) / math.sqrt(len(means)))
 
 
+def squared_variation(variances: Tensor, alive: Tensor) -> Estimate:
+    """CV²(s²) = Var(s²)/E[s²]², averaged over channels: how noisy a batch's variance is; 2/(m-1) for Gaussian samples.
+
+    The standard error is the delta method's: with S = E[s²] and v = Var(s²) of a channel, batch b moves the average by the
+    mean over channels of ((s²_b - S)² - v)/S² - 2·v·(s²_b - S)/S³.
+
+    Args:
+        variances: batch variances of either divisor, (batches, replicas, channels).
+        alive: channels to average over, (replicas, channels).
+
+    Returns:
+        CV²; NaN where no channel is alive.
+
+    Raises:
+        ValueError: fewer than two batches.
+
+    Source: docs/method.md, "Probes".
+    """
+    if len(variances) < 2:
+        raise ValueError(f"batches: {len(variances)} have no variance of their variances; use 2 or more")
+    relative = variances.double() / variances.double().mean(0) - 1
+    value = relative.var(0, correction=1)
+    influence = over_channels(relative.square() - value - 2 * value * relative, alive)
+    return Estimate(over_channels(value, alive), influence.std(0, correction=1) / math.sqrt(len(variances)))
+
+
 def ratio_of_means(above: Tensor, below: Tensor) -> Estimate:
     """E[above]/E[below] over batches, with the delta method's error: that of the mean of (above − ratio·below)/E[below].
 
@@ -105,43 +128,3 @@ def ratio_of_means(above: Tensor, below: Tensor) -> Estimate:
 def over_channels(values: Tensor, alive: Tensor) -> Tensor:
     """Mean over the channels that are alive: (…, replicas, channels) to (…, replicas); NaN where none is."""
     return torch.where(alive, values, 0.0).sum(-1) / alive.sum(-1)
-
-
-def predicted_ratio(
-    convention: Convention, statistic: str, m: int, inverse: float, inverse_error: float, weight_square: float
-) -> tuple[float, float]:
-    """The ratio of the second moments, inference to training, that theory expects of a measured 1/m_eff.
-
-    `bnstudy.batchnorm.theory.predict` gives it without noise: with q = 1/(1 - 1/m_eff), q for a stored E[s²_biased], q/c for
-    E[s²_unbiased], 1 for a pooled variance, times c where the unbiased variance normalises. A moving average with weights w
-    multiplies it, for Gaussian values, by
-
-        (1 + Σw²/m_eff)·(1 + 2Σw²/(m_eff-1)),   2Σw²/m_eff in the last factor for the pooled variance;
-
-    Σw² is α/(2-α) once burnt in, so that for independent samples this is the factor that `theory.predict` gives.
-
-    Args:
-        convention: whose variance normalises.
-        statistic: an "ema_" or "population_" statistic.
-        m: values per channel in a batch.
-        inverse, inverse_error: 1/m_eff and its standard error.
-        weight_square: Σw² of the moving averages; not used for a population statistic.
-
-    Returns:
-        The ratio and its standard error by the delta method; NaN both where 1/m_eff is no number, or is 1.
-
-    Source: docs/method.md, "Theory, layer by layer".
-    """
-    if not 0 <= inverse < 1:
-        return math.nan, math.nan
-    kind, variance = statistic.split("_")
-    m_eff = 1 / inverse if inverse > 0 else math.inf
-    ratio = predict(convention, m, m_eff, f"population_{variance}").ratio
-    q = 1 / (1 - inverse)
-    slope = 0.0 if variance == "pooled" else q  # d log(ratio)/d(1/m_eff)
-    if kind == "ema":
-        doubled, change = (inverse, 1.0) if variance == "pooled" else (q - 1, q**2)  # 1/m_eff or 1/(m_eff-1)
-        of_mean, of_variance = 1 + weight_square * inverse, 1 + 2 * weight_square * doubled
-        ratio *= of_mean * of_variance
-        slope += weight_square / of_mean + 2 * weight_square * change / of_variance
-    return ratio, ratio * slope * inverse_error

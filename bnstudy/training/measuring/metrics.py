@@ -1,4 +1,4 @@
-"""How good predictions are, and how far two predictions of the same samples lie apart; one number a replica."""
+"""How good predictions are, as a whole and in parts of the samples."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from torch import Tensor
 from bnstudy.metric import metrics_for
 
 CALIBRATION_BINS = 15
+FOLDS = 200
+"""Parts of a split between which differences are compared; their spread has a standard error of 5 %."""
 
 
 def measure(task: str, outputs: Tensor, targets: Tensor) -> dict[str, list[float]]:
@@ -87,29 +89,38 @@ def _calibration_error(confidence: Tensor, correct: Tensor) -> float:
     return float(surplus.index_add(0, bins, correct - confidence).abs().sum() / len(confidence))
 
 
-def distances(task: str, outputs: Tensor, reference: Tensor) -> dict[str, list[float]]:
-    """How far predictions under one statistic lie from those under another, on the same weights and samples.
+def by_fold(task: str, outputs: Tensor, targets: Tensor, folds: int = FOLDS) -> dict[str, list[float]]:
+    """Metrics of parts of the samples, averaged over replicas: what tells how much of a difference is the samples' luck.
 
-        flip_rate      share of samples whose predicted class differs
-        rms_distance   √ mean (z - z_ref)² over samples and outputs, in logits or target units
-        kl             mean KL(reference ‖ prediction), nats
+    Sample i is in fold i mod `folds`. Two conditions measured on the same samples differ fold by fold, and the spread of
+    those differences over folds gives the standard error that a finite split leaves in their mean, paired by sample. Of the
+    metrics only means over samples have folds: accuracy and loss, or mse and r2, whose variance to explain is that of all
+        samples.
 
     Args:
-        task: "classification", or "regression" (rms_distance only).
-        outputs, reference: (n, replicas, K), the same samples in the same order.
+        task, outputs, targets: as for `measure`; samples in the split's order.
+        folds: how many; fewer samples than that are one a fold.
 
     Returns:
-        For each measure one number a replica; NaN where a replica's outputs are not finite.
+        For each metric one number a fold; replicas with an output that is not finite are left out, and where none is left
+        all are NaN.
 
-    Source: Kullback & Leibler 1951 for kl; docs/method.md, "Statistics".
+    Source: the method of batch means, Law 2015, section 9.5.3.
     """
-    outputs, reference = outputs.double(), reference.double()
-    result = {"rms_distance": (outputs - reference).square().mean((0, 2)).sqrt()}
+    finite = outputs.isfinite().all(2).all(0)
+    outputs, targets = outputs[:, finite].double(), targets[:, finite]
     if task == "classification":
-        flips = (outputs.argmax(2) != reference.argmax(2)).double().mean(0)
-        log_p, log_q = reference.log_softmax(2), outputs.log_softmax(2)
-        result["flip_rate"] = flips
-        # Rounding can make a KL of nearly equal distributions a little negative.
-        result["kl"] = (log_p.exp() * (log_p - log_q)).sum(2).mean(0).clamp(min=0.0)
-    finite = (outputs.isfinite() & reference.isfinite()).all(2).all(0)
-    return {measure: torch.where(finite, values, torch.nan).tolist() for measure, values in result.items()}
+        log_probabilities = outputs.log_softmax(2)
+        values = {
+            "accuracy": (outputs.argmax(2) == targets).double(),
+            "loss": -log_probabilities.gather(2, targets.unsqueeze(2)).squeeze(2),
+        }
+    else:
+        squares = (outputs - targets.double()).square()
+        variance = targets.double().var(0, correction=0)
+        values = {"r2": (1 - squares / variance).mean(2), "mse": squares.mean(2)}
+    count = min(folds, len(outputs))
+    fold = torch.arange(len(outputs), device=outputs.device) % count
+    sizes = fold.bincount().double()
+    means = {name: value.mean(1) for name, value in values.items()}
+    return {name: (torch.zeros_like(sizes).index_add_(0, fold, mean) / sizes).tolist() for name, mean in means.items()}

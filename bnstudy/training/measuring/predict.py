@@ -1,21 +1,27 @@
-"""Predictions of stacked replicas under any statistic, with frozen weights."""
+"""Predictions of stacked replicas under a stored statistic, with frozen weights, and how large activations are meanwhile."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from bnstudy.batchnorm.inference import evaluating
+from bnstudy.batchnorm.layers import ConventionBatchNorm
 from bnstudy.batchnorm.mode import batchnorm_layers
-from bnstudy.batchnorm.population import Population, population_statistics
-from bnstudy.training.data.batches import draw_order, gather, repeat
+from bnstudy.batchnorm.population import Population
+from bnstudy.training.data.batches import repeat
+from bnstudy.training.measuring.batch_mode import CHUNK
 
-CHUNK = 512
-"""Samples times replicas in one forward pass: enough to amortise the calls, little enough to stay in the cache (measured: a
-stacked ResNet-8 on 8×8 images takes 0.023 ms an image at 512 and 0.045 ms at 2,048)."""
+WATCHED = 2048
+"""Samples of a split on which evaluation moments are taken: its first ones, all of a smaller split."""
+
+Parts = dict[str, list[tuple[int, Tensor]]]
+"""By layer, for each chunk of samples: how many they were, and their mean x̂² of every channel, (replicas·channels,)."""
 
 
 @torch.no_grad()
@@ -26,6 +32,7 @@ def predict(
     statistic: str,
     population: Mapping[str, Population] | None = None,
     factors: Mapping[str, float] | None = None,
+    moments: Parts | None = None,
 ) -> Tensor:
     """Outputs of every replica on the same samples, under an inference statistic.
 
@@ -34,80 +41,37 @@ def predict(
         inputs: (n, C, *spatial).
         replicas: how many are stacked.
         statistic, population, factors: as for `bnstudy.evaluating`; not "batch".
+        moments: takes the mean of x̂² = (x-μ̂)²/(v + ε) of the first `WATCHED` samples. Default: not looked at.
 
     Returns:
         (n, replicas, K).
     """
-    chunk = max(16, CHUNK // replicas)
+    chunks = inputs.split(max(16, CHUNK // replicas))
+    outputs: list[Tensor] = []
     with evaluating(model, statistic, population, factors):
-        parts: list[Tensor] = [model(repeat(part, replicas)) for part in inputs.split(chunk)]
-    outputs = torch.cat(parts)
-    return outputs.view(len(outputs), replicas, -1)
-
-
-@torch.no_grad()
-def predict_by_batch(
-    model: nn.Module, inputs: Tensor, batch_size: int, generators: Sequence[torch.Generator]
-) -> tuple[Tensor, Tensor]:
-    """Outputs in batch mode over a partition of the samples, as in training; nothing is updated.
-
-    Args:
-        model: stacked replicas.
-        inputs: (n, C, *spatial).
-        batch_size: samples that share statistics (fewer under the layers' own norm_batch_size).
-        generators: one a replica; draws its partition. The remainder of a partition is dropped, unless that leaves nothing:
-            a split smaller than a batch is one batch.
-
-    Returns:
-        Outputs (n', replicas, K) and which sample each belongs to, (n', replicas).
-    """
-    order = _partition(inputs, batch_size, generators)
-    with many_batches_a_pass(model, min(batch_size, len(order))) as batches, evaluating(model, "batch"):
-        parts: list[Tensor] = [
-            model(gather(inputs, index)) for index in _passes(order, min(batch_size, len(order)), batches)
-        ]
-    outputs = torch.cat(parts)
-    return outputs.view(len(outputs), len(generators), -1), order
-
-
-def population_of(
-    model: nn.Module, inputs: Tensor, batch_size: int, generators: Sequence[torch.Generator]
-) -> dict[str, Population]:
-    """Population statistics over one partition of the training split at the training batch size."""
-    order = _partition(inputs, batch_size, generators)
-    with many_batches_a_pass(model, batch_size) as batches:
-        return population_statistics(model, (gather(inputs, index) for index in _passes(order, batch_size, batches)))
-
-
-def _partition(inputs: Tensor, batch_size: int, generators: Sequence[torch.Generator]) -> Tensor:
-    order = draw_order(len(inputs), generators, inputs.device)
-    return order[: max(len(order) - len(order) % batch_size, min(len(order), batch_size))]
-
-
-def _passes(order: Tensor, batch_size: int, batches: int) -> Iterator[Tensor]:
-    wanted = max(1, CHUNK // (batch_size * order.size(1)))
-    yield from order.split(batch_size * min(batches, wanted))
+        if moments is not None:
+            watched = -(-WATCHED // len(chunks[0]))
+            with _watched(model, moments):
+                outputs += [model(repeat(part, replicas)) for part in chunks[:watched]]
+        outputs += [model(repeat(part, replicas)) for part in chunks[len(outputs) :]]
+    whole = torch.cat(outputs)
+    return whole.view(len(whole), replicas, -1)
 
 
 @contextmanager
-def many_batches_a_pass(model: nn.Module, batch_size: int) -> Iterator[int]:
-    """Let one forward pass normalise many batches, each by itself: a batch is then a group of the layers' ghost batches.
+def _watched(model: nn.Module, moments: Parts) -> Iterator[None]:
+    """Let layers under a stored statistic note how large they make their inputs."""
 
-    Args:
-        model: its layers' group sizes come back on leaving.
-        batch_size: samples a batch.
+    def note(name: str, layer: ConventionBatchNorm, args: tuple[Tensor, ...]) -> None:
+        x = args[0]
+        mean, var = cast(tuple[Tensor, Tensor], layer.override)
+        around, middle = torch.var_mean(x, dim=(0, *range(2, x.dim())), correction=0)
+        squares = (around + (middle - mean).square()) / (var + layer.eps)
+        moments.setdefault(name, []).append((len(x), squares))
 
-    Yields:
-        How many batches may share a pass: 1 where the layers' own groups do not divide a batch.
-    """
-    layers = list(batchnorm_layers(model).values())
-    own = [layer.norm_batch_size for layer in layers]
-    divides = all(size is None or batch_size % size == 0 for size in own)
+    hooks = [layer.register_forward_pre_hook(partial(note, name)) for name, layer in batchnorm_layers(model).items()]
     try:
-        for layer in layers:
-            if layer.norm_batch_size is None:
-                layer.norm_batch_size = batch_size
-        yield 2**31 if divides else 1
+        yield
     finally:
-        for layer, size in zip(layers, own, strict=True):
-            layer.norm_batch_size = size
+        for hook in hooks:
+            hook.remove()

@@ -24,8 +24,8 @@ def rescale(model: nn.Module, values: Mapping[str, int]) -> dict[str, float]:
     Along a training the two stay the same function if the optimizer moves γ' as it would move γ (`build_optimizer`,
     `factors`), up to rounding, which training amplifies.
 
-    The average of s²_unbiased starts at 1, c times that of s²_biased, so that the gap's four terms are those of
-    `consistent_unbiased` too: what it computes with c·v in the place of v, this arm computes with v.
+    The average of s²_unbiased starts at 1, c times those of the biased and the total variance, so that the gap's terms are
+    those of `consistent_unbiased` too: what it computes with c·v in the place of v, this arm computes with v.
 
     Args:
         model: stacked replicas before the first step, their layers under `consistent_biased` and keeping all statistics.
@@ -44,7 +44,7 @@ def rescale(model: nn.Module, values: Mapping[str, int]) -> dict[str, float]:
         c = factors[name]
         layer.weight.div_(math.sqrt(c))
         layer.eps /= c
-        for variance in (layer.running_var, layer.ema_var_biased):
+        for variance in (layer.running_var, layer.ema_var_biased, layer.ema_var_total):
             if variance is not None:
                 variance.div_(c)
     return factors
@@ -55,8 +55,8 @@ def port(model: nn.Module, convention: Convention) -> None:
     """Let a network go on under another convention as frameworks let it: every tensor crosses as it is, in place.
 
     γ, β and the weights keep their values, and so do the running mean and the one running variance v that a checkpoint has.
-    Whatever v is an average of, s²_biased or s²_unbiased, the new convention takes it for its own: the averages that a study
-    keeps of both start again at v. The variance of the batch means, which `ema_pooled` needs and no checkpoint has, goes on.
+    Whatever v is an average of, the new convention takes it for its own: the averages that a study keeps all start again
+    at v.
 
     Args:
         model: with bnstudy's BatchNorm layers that keep all statistics; their running variance is that of the convention
@@ -67,6 +67,6 @@ def port(model: nn.Module, convention: Convention) -> None:
     """
     for layer in batchnorm_layers(model).values():
         if layer.running_var is not None:
-            for average in (layer.ema_var_biased, layer.ema_var_unbiased):
+            for average in (layer.ema_var_biased, layer.ema_var_unbiased, layer.ema_var_total):
                 average.copy_(layer.running_var)
         layer.set_convention(convention, layer.norm_batch_size)

@@ -12,18 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bnstudy.batchnorm.conventions import CONVENTIONS, EMA_STATISTICS, POPULATION_STATISTICS
-from bnstudy.batchnorm.theory import predict as theory
+from bnstudy.batchnorm.conventions import EMA_STATISTICS
+from bnstudy.batchnorm.theory import layer_ratios, noise_of_average
 from bnstudy.training.measuring.estimates import (
     inverse_effective_size,
     over_channels,
-    predicted_ratio,
     ratio_of_means,
+    squared_variation,
     total_variance,
     varying,
 )
-
-BIASED, UNBIASED = CONVENTIONS["paper"], CONVENTIONS["inverted"]
 
 
 def drawn(seed: int, batches: int = 30, replicas: int = 2, channels: int = 5, scale: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -94,8 +92,6 @@ def test_means_that_do_not_vary_make_a_batch_worth_infinitely_many_samples() -> 
     means, variances = drawn(3)
     value, error = inverse_effective_size(torch.full_like(means, 2.0), variances, ALL)
     assert value.tolist() == error.tolist() == [0.0, 0.0]
-    assert predicted_ratio(BIASED, "population_biased", 8, 0.0, 0.0, 0.1) == (1.0, 0.0)
-    assert predicted_ratio(BIASED, "ema_unbiased", 8, 0.0, 0.0, 0.1) == (pytest.approx(7 / 8), 0.0)
 
 
 def test_constant_channels_change_nothing_and_no_channel_at_all_gives_no_number() -> None:
@@ -137,37 +133,33 @@ def test_one_batch_is_refused() -> None:
         ratio_of_means(means[..., 0], means[..., 1])
 
 
-@pytest.mark.parametrize("convention", [BIASED, UNBIASED])
-@pytest.mark.parametrize("statistic", [*EMA_STATISTICS, *POPULATION_STATISTICS])
-@pytest.mark.parametrize("inverse", [1 / 2, 1 / 8, 0.003])
-def test_the_error_of_a_prediction_is_its_slope_times_the_error_of_the_inverse_size(
-    convention: Any, statistic: str, inverse: float
-) -> None:
-    def ratio(at: float) -> float:
-        return predicted_ratio(convention, statistic, 8, at, 0.0, 0.05)[0]
+def test_the_squared_variation_and_its_error_are_close_to_the_jackknifes() -> None:
+    _, variances = drawn(5, batches=200)
+    found = squared_variation(variances, ALL)
+    for replica in range(2):
+        x = variances[:, replica].numpy()
 
-    slope = (ratio(inverse + 1e-6) - ratio(inverse - 1e-6)) / 2e-6
-    assert predicted_ratio(convention, statistic, 8, inverse, 0.01, 0.05)[1] == pytest.approx(
-        0.01 * slope, rel=1e-6, abs=1e-9
-    )
+        def value(rows: Any) -> float:
+            return float((rows.var(0, ddof=1) / rows.mean(0) ** 2).mean())
+
+        assert float(found.value[replica]) == pytest.approx(value(x), rel=1e-12)
+        left_out = np.array([value(np.delete(x, row, 0)) for row in range(len(x))])
+        jackknife = math.sqrt((len(x) - 1) * left_out.var())
+        assert float(found.error[replica]) == pytest.approx(jackknife, rel=0.1)
 
 
-@pytest.mark.parametrize("name", CONVENTIONS)
-@pytest.mark.parametrize("m", [2, 3, 8, 64])
-@pytest.mark.parametrize("alpha", [0.01, 0.1, 0.3])
-def test_for_independent_samples_a_conventions_own_average_has_the_designs_prediction(
-    name: str, m: int, alpha: float
-) -> None:
-    convention = CONVENTIONS[name]
-    found, _ = predicted_ratio(convention, convention.own_statistic, m, 1 / m, 0.0, alpha / (2 - alpha))
-    assert found == pytest.approx(theory(convention, m, momentum=alpha).ratio, rel=1e-12)
+@pytest.mark.parametrize("m", [2, 4, 16])
+def test_variances_of_gaussian_batches_vary_by_two_over_their_degrees_of_freedom(m: int) -> None:
+    variances = torch.from_numpy(np.random.default_rng(m).normal(size=(4000, 1, 8, m)).var(-1))
+    found = squared_variation(variances, torch.ones(1, 8, dtype=torch.bool))
+    assert float((found.value - 2 / (m - 1)) / found.error) == pytest.approx(0, abs=4)
 
 
 @pytest.mark.parametrize("statistic", EMA_STATISTICS)
 def test_the_noise_of_a_moving_average_is_that_of_simulated_gaussian_batches(statistic: str) -> None:
     m, alpha, steps = 16, 0.1, 120
     random = np.random.default_rng(7)
-    weights = alpha * (1 - alpha) ** np.arange(steps)
+    weights, square = alpha * (1 - alpha) ** np.arange(steps), alpha / (2 - alpha)
     moments = []
     for _ in range(40):
         x = random.normal(size=(500, steps, m))
@@ -175,15 +167,12 @@ def test_the_noise_of_a_moving_average_is_that_of_simulated_gaussian_batches(sta
         mean, variance = means @ weights, biased @ weights
         if statistic == "ema_unbiased":
             variance *= m / (m - 1)
-        if statistic == "ema_pooled":
-            spread = ((means - mean[:, None]) ** 2) @ weights
-            variance += spread * (2 - alpha) / (2 - 2 * alpha)
+        if statistic == "ema_total":
+            variance += ((means - mean[:, None]) ** 2) @ weights / (1 - square)
         moments += list((1 + mean**2) / variance)
-    expected, _ = predicted_ratio(BIASED, statistic, m, 1 / m, 0.0, alpha / (2 - alpha))
-    assert expected != pytest.approx(predicted_ratio(BIASED, statistic, m, 1 / m, 0.0, 0.0)[0], rel=5e-3)
-    assert np.mean(moments) == pytest.approx(expected, rel=2e-3)
-
-
-@pytest.mark.parametrize("inverse", [math.nan, 1.0, math.inf])
-def test_a_batch_worth_one_sample_or_none_has_no_prediction(inverse: float) -> None:
-    assert all(math.isnan(value) for value in predicted_ratio(BIASED, "population_biased", 4, inverse, 0.1, 0.05))
+    stored = statistic.removeprefix("ema_")
+    variation = 2 / (m - 1) if stored != "total" else 2 / (m - 1) * (1 - 1 / m) ** 2 + 2 / m**2
+    noise = noise_of_average(square, 1 / m, variation)
+    (plain,) = layer_ratios("biased", stored, m, [1 / m])
+    assert noise > 1.005
+    assert np.mean(moments) == pytest.approx(plain * noise, rel=2e-3)

@@ -10,21 +10,23 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score
 
-from bnstudy.batchnorm.conventions import CONVENTIONS, MATCHED_STATISTICS, STATISTICS
+from bnstudy.batchnorm.conventions import CONVENTIONS, MATCHED_TOTAL, STATISTICS
 from bnstudy.batchnorm.inference import evaluating
 from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.batchnorm.theory import predict as theory
 from bnstudy.training.config import DatasetConfig, ModelConfig
 from bnstudy.training.data import Dataset, load_dataset
 from bnstudy.training.loop import Training
-from bnstudy.training.measuring import Measurements, measure_block
-from bnstudy.training.measuring.predict import population_of, predict, predict_by_batch
-from bnstudy.training.networks import build_model
+from bnstudy.training.measuring import measurement
+from bnstudy.training.measuring.batch_mode import observe, predict_by_batch
+from bnstudy.training.measuring.measurement import Measurements, measure_block
+from bnstudy.training.measuring.predict import predict
+from bnstudy.training.networks.models import build_model
 from bnstudy.training.seeds import generator
 from tests.tiny import RESNET8, tiny
 
-HISTORY = {("train", "online"), *itertools.product(("train", "test"), ("ema_biased", "ema_unbiased", "batch"))}
-FINAL = {("train", "online"), *itertools.product(("train", "test"), (*STATISTICS, *MATCHED_STATISTICS))}
+HISTORY = {("train", "online"), *itertools.product(("train", "test"), ("ema_biased", "ema_unbiased", "ema_total", "batch"))}
+FINAL = {("train", "online"), *itertools.product(("train", "test"), (*STATISTICS, MATCHED_TOTAL))}
 
 
 def combinations(measured: Measurements, seed: int, epoch: int) -> list[tuple[str, str]]:
@@ -48,13 +50,11 @@ def test_the_rows_are_exactly_those_the_design_demands(digits: Dataset, variance
             assert set(found) == expected
     keys = {"seed", "epoch", "split", "statistic", "n", "accuracy", "loss", "ece"}
     assert all(set(row) == keys for row in measured.metrics)
-    statistics = {statistic for statistic in STATISTICS if statistic not in ("batch", "ema_unbiased")}
-    if variance in ("consistent_unbiased", "inverted"):
-        statistics |= set(MATCHED_STATISTICS)
-    apart = [(row["seed"], row["split"], row["statistic"]) for row in measured.distances]
-    assert len(apart) == len(set(apart))
-    assert set(apart) == set(itertools.product((4, 0), ("train", "test"), statistics))
-    assert {row["reference"] for row in measured.distances} == {"ema_unbiased"}
+    folds = [(row["statistic"], row["fold"]) for row in measured.folds]
+    assert len(folds) == len(set(folds))
+    assert set(folds) == set(itertools.product((*STATISTICS, MATCHED_TOTAL), range(40)))
+    assert all(set(row) == {"statistic", "fold", "accuracy", "loss"} for row in measured.folds)
+    assert measured.unstable == []
     assert measured.diverged == {}
 
 
@@ -64,7 +64,8 @@ def test_a_baseline_has_one_statistic_and_nothing_to_compare(digits: Dataset, no
     for epoch in (1, 2):
         expected = [("test", "none"), ("train", "none"), ("train", "online")]
         assert sorted(combinations(measured, 1, epoch)) == expected
-    assert measured.distances == []
+    assert {row["statistic"] for row in measured.folds} == {"none"}
+    assert measured.layers == measured.unstable == []
 
 
 def test_a_regression_has_its_own_metrics() -> None:
@@ -72,7 +73,7 @@ def test_a_regression_has_its_own_metrics() -> None:
     measured = measure_block(tiny("inverted", dataset=data, epochs=1), load_dataset(data), [0])
     assert set(combinations(measured, 0, 1)) == FINAL
     assert all({"r2", "mse"} <= set(row) and "accuracy" not in row for row in measured.metrics)
-    assert all(set(row) >= {"rms_distance"} and "kl" not in row for row in measured.distances)
+    assert all({"r2", "mse"} <= set(row) for row in measured.folds)
 
 
 def test_n_counts_the_samples_measured(digits: Dataset) -> None:
@@ -80,8 +81,8 @@ def test_n_counts_the_samples_measured(digits: Dataset) -> None:
     n = {(row["split"], row["statistic"]): row["n"] for row in measured.metrics}
     assert n["train", "online"] == n["train", "batch"] == 96
     assert n["test", "batch"] == 36
-    assert n["train", "ema_pooled"] == 104
-    assert n["test", "matched_population_pooled"] == 40
+    assert n["train", "ema_total"] == 104
+    assert n["test", "matched_population_total"] == 40
 
 
 @pytest.mark.parametrize("variance", ["paper", "inverted"])
@@ -110,17 +111,16 @@ def test_metrics_are_those_of_the_frozen_network(digits: Dataset, variance: str)
 
 
 @pytest.mark.parametrize("variance", ["paper", "consistent_biased"])
-def test_matched_statistics_are_the_plain_ones_where_the_biased_variance_normalises(digits: Dataset, variance: str) -> None:
+def test_the_matched_total_is_the_plain_one_where_the_biased_variance_normalises(digits: Dataset, variance: str) -> None:
     measured = measure_block(tiny(variance, epochs=1), digits, [0, 1])
-    for seed, split, name in itertools.product((0, 1), ("train", "test"), MATCHED_STATISTICS):
-        for metric in ("accuracy", "loss", "ece", "n"):
-            plain = value(measured, metric, seed=seed, split=split, statistic=name.removeprefix("matched_"))
-            assert value(measured, metric, seed=seed, split=split, statistic=name) == plain
+    for seed, split, metric in itertools.product((0, 1), ("train", "test"), ("accuracy", "loss", "ece", "n")):
+        plain = value(measured, metric, seed=seed, split=split, statistic="population_total")
+        assert value(measured, metric, seed=seed, split=split, statistic=MATCHED_TOTAL) == plain
 
 
 @pytest.mark.parametrize("group", [None, 4])
 @pytest.mark.parametrize("model", ["mlp", "resnet8"])
-def test_matched_statistics_are_bessels_factor_times_the_variance_where_the_unbiased_one_does(
+def test_the_matched_total_is_bessels_factor_times_the_variance_where_the_unbiased_one_normalises(
     digits: Dataset, model: str, group: int | None
 ) -> None:
     config = tiny("inverted", precision="float64", epochs=1, norm_batch_size=group)
@@ -129,27 +129,53 @@ def test_matched_statistics_are_bessels_factor_times_the_variance_where_the_unbi
     measured = measure_block(config, digits, [0])
     training = Training(config, digits, [0])
     training.run_epoch()
-    population = population_of(training.model, training.inputs, 8, [generator(0, "population")])
+    population, _ = observe(training.model, training.inputs, 8, [generator(0, "population")])
     # H·W of each layer's input: ResNet-8 on 8×8 images halves twice; an MLP has none.
     positions = {"norm": 64, "stage1": 64, "stage2": 16, "stage3": 4}
-    for name in MATCHED_STATISTICS:
-        factors = {}
-        for path in batchnorm_layers(training.model):
-            m = (group or 8) * (positions[path.split(".")[0]] if model == "resnet8" else 1)
-            factors[path] = m / (m - 1)
-        with evaluating(training.model, name.removeprefix("matched_"), population, factors), torch.no_grad():
-            outputs = training.model(digits.test.inputs.double())
-        loss = torch.nn.functional.cross_entropy(outputs, digits.test.targets)
-        assert value(measured, "loss", split="test", statistic=name) == pytest.approx(float(loss), rel=1e-9)
-        plain = value(measured, "loss", split="test", statistic=name.removeprefix("matched_"))
-        assert value(measured, "loss", split="test", statistic=name) != plain
+    factors = {}
+    for path in batchnorm_layers(training.model):
+        m = (group or 8) * (positions[path.split(".")[0]] if model == "resnet8" else 1)
+        factors[path] = m / (m - 1)
+    with evaluating(training.model, "population_total", population, factors), torch.no_grad():
+        outputs = training.model(digits.test.inputs.double())
+    loss = torch.nn.functional.cross_entropy(outputs, digits.test.targets)
+    assert value(measured, "loss", split="test", statistic=MATCHED_TOTAL) == pytest.approx(float(loss), rel=1e-9)
+    plain = value(measured, "loss", split="test", statistic="population_total")
+    assert value(measured, "loss", split="test", statistic=MATCHED_TOTAL) != plain
+
+
+def test_history_is_of_the_first_samples_and_the_last_epoch_of_all(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = measure_block(tiny(epochs=2), digits, [0])
+    monkeypatch.setattr(measurement, "HISTORY_SAMPLES", 24)
+    part = measure_block(tiny(epochs=2), digits, [0])
+    first = [row for row in part.metrics if row["epoch"] == 1 and row["statistic"] != "online"]
+    assert {row["n"] for row in first} == {24}
+    assert [row for row in part.metrics if row["epoch"] == 2] == [row for row in whole.metrics if row["epoch"] == 2]
+    training = Training(tiny(epochs=2), digits, [0])
+    training.run_epoch()
+    with evaluating(training.model, "ema_total"), torch.no_grad():
+        outputs = training.model(digits.test.inputs[:24])
+    loss = float(torch.nn.functional.cross_entropy(outputs, digits.test.targets[:24]))
+    assert value(part, "loss", epoch=1, split="test", statistic="ema_total") == pytest.approx(loss, rel=1e-5)
+
+
+def test_networks_whose_activations_exploded_are_named_and_healthy_ones_are_not(digits: Dataset) -> None:
+    deep = {"model__depth": 8, "model__width": 32, "epochs": 6}
+    measured = measure_block(tiny(batch_size=2, **deep), digits, [0, 1])
+    assert measured.diverged == {}
+    growth = {seed: max(row["growth"] for row in measured.layers if row["seed"] == seed) for seed in (0, 1)}
+    moments = {seed: max(row["eval_moment"] for row in measured.layers if row["seed"] == seed
+               and row["statistic"] == "population_total") for seed in (0, 1)}  # fmt: skip
+    assert measured.unstable == [seed for seed in (0, 1) if growth[seed] > 100 or moments[seed] > 100]
+    assert measured.unstable
+    assert measure_block(tiny(batch_size=16, **deep), digits, [0, 1]).unstable == []
 
 
 @pytest.mark.parametrize("pair", [("paper", "consistent_biased"), ("consistent_unbiased", "inverted")])
 def test_two_conventions_on_one_normalising_side_give_the_same_rows(digits: Dataset, pair: tuple[str, str]) -> None:
     first, second = (measure_block(tiny(name), digits, [0, 1]) for name in pair)
     assert first.metrics == second.metrics
-    assert first.distances == second.distances
+    assert first.folds == second.folds
 
 
 def test_the_same_block_twice_gives_the_same_rows_to_the_bit(digits: Dataset) -> None:
@@ -178,23 +204,25 @@ def test_a_diverged_seed_keeps_its_rows_as_nan_and_the_others_their_numbers(digi
     assert set(combinations(measured, 0, 2)) == FINAL
     final = [row for row in measured.metrics if row["epoch"] == 2]
     assert all(math.isnan(row["loss"]) for row in final)
-    assert all(math.isnan(row["rms_distance"]) for row in measured.distances)
+    assert all(math.isnan(row["loss"]) for row in measured.folds)
+    assert measured.unstable == []
 
 
-def test_distances_are_between_the_frozen_networks_predictions(digits: Dataset) -> None:
-    config = tiny(precision="float64", epochs=1)
-    measured = measure_block(config, digits, [0])
-    training = Training(config, digits, [0])
+def test_folds_are_of_the_same_samples_under_every_statistic(digits: Dataset) -> None:
+    measured = measure_block(tiny(precision="float64", epochs=1), digits, [0, 1])
+    for statistic in (*STATISTICS, MATCHED_TOTAL):
+        folds = {row["fold"]: row["loss"] for row in measured.folds if row["statistic"] == statistic}
+        seeds = [value(measured, "loss", seed=seed, split="test", statistic=statistic) for seed in (0, 1)]
+        assert sum(folds.values()) / 40 == pytest.approx(sum(seeds) / 2, rel=1e-9), statistic  # a sample a fold
+    training = Training(tiny(precision="float64", epochs=1), digits, [0, 1])
     training.run_epoch()
-    outputs = {}
-    for statistic in ("ema_biased", "ema_unbiased"):
-        with evaluating(training.model, statistic), torch.no_grad():
-            outputs[statistic] = training.model(digits.test.inputs.double())
-    rms = (outputs["ema_biased"] - outputs["ema_unbiased"]).square().mean().sqrt()
-    (row,) = [row for row in measured.distances if (row["split"], row["statistic"]) == ("test", "ema_biased")]
-    assert row["rms_distance"] == pytest.approx(float(rms), rel=1e-9)
-    flips = (outputs["ema_biased"].argmax(1) != outputs["ema_unbiased"].argmax(1)).double().mean()
-    assert row["flip_rate"] == float(flips)
+    outputs, order = predict_by_batch(
+        training.model, digits.test.inputs.double(), 8, [generator(seed, "batch_metrics") for seed in (0, 1)]
+    )
+    losses = torch.nn.functional.cross_entropy(outputs.transpose(1, 2), digits.test.targets[order], reduction="none")
+    sample = torch.zeros_like(losses).scatter(0, order, losses).mean(1)
+    batch = [row["loss"] for row in measured.folds if row["statistic"] == "batch"]
+    assert batch == pytest.approx(sample.tolist(), rel=1e-9)
 
 
 @pytest.fixture(scope="module")
@@ -214,12 +242,11 @@ def test_first_layer_second_moments_on_gaussian_data_are_the_predicted_ones(gaus
         model.norm1.register_forward_hook(lambda _, args, output, kept=squares: kept.append(output.square().mean(1)))
         predict_by_batch(model, inputs, m, [generator(seed, "batch_metrics")])
         train = float(torch.cat(squares).mean())
-        population = population_of(model, inputs, m, [generator(seed, "population")])
-        for statistic in (f"population_{convention.accumulate}", "population_pooled"):
-            squares.clear()
-            predict(model, inputs, 1, statistic, population)
-            evaluation = float(torch.cat(squares).mean())
-            predicted = theory(convention, m, statistic=statistic)
-            assert train == pytest.approx(predicted.train, rel=0.01), name
-            assert evaluation == pytest.approx(predicted.evaluation, rel=0.03), name
-            assert evaluation / train == pytest.approx(predicted.ratio, rel=0.03), name
+        population, _ = observe(model, inputs, m, [generator(seed, "population")])
+        squares.clear()
+        predict(model, inputs, 1, f"population_{convention.accumulate}", population)
+        evaluation = float(torch.cat(squares).mean())
+        predicted = theory(convention, m)
+        assert train == pytest.approx(predicted.train, rel=0.01), name
+        assert evaluation == pytest.approx(predicted.evaluation, rel=0.03), name
+        assert evaluation / train == pytest.approx(predicted.ratio, rel=0.03), name

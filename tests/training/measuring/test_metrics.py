@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, log_loss, mean_squared_error, r2_score
 
 from bnstudy.metric import metrics_for
-from bnstudy.training.measuring.metrics import distances, measure
+from bnstudy.training.measuring.metrics import by_fold, measure
 
 
 def logits(n: int = 200, replicas: int = 3, classes: int = 5, scale: float = 2.0, seed: int = 0) -> torch.Tensor:
@@ -108,48 +108,41 @@ def test_shares_are_between_0_and_1(seed: int, n: int, classes: int, scale: floa
     assert all(value >= 0 for value in measured["loss"])
 
 
-def test_distances_are_numpys() -> None:
-    outputs, reference = logits(), logits() + 0.5 * logits(seed=7)
-    apart = distances("classification", outputs, reference)
-    for replica in range(3):
-        z, r = outputs[:, replica].numpy(), reference[:, replica].numpy()
-        p, q = softmax(r), softmax(z)
-        assert apart["flip_rate"][replica] == pytest.approx((z.argmax(1) != r.argmax(1)).mean(), rel=1e-12)
-        assert apart["rms_distance"][replica] == pytest.approx(((z - r) ** 2).mean() ** 0.5, rel=1e-12)
-        assert apart["kl"][replica] == pytest.approx((p * np.log(p / q)).sum(1).mean(), rel=1e-9)
-    assert 0 < apart["flip_rate"][0] < 1
+@pytest.mark.parametrize("n", [200, 7])
+def test_folds_are_means_over_every_fold_th_sample_and_all_replicas(n: int) -> None:
+    outputs, targets = logits(n), classes_of(n)
+    folds = by_fold("classification", outputs, targets, folds=20)
+    count = min(20, n)
+    assert {name: len(values) for name, values in folds.items()} == {"accuracy": count, "loss": count}
+    for fold in (0, count - 1):
+        part = measure("classification", outputs[fold::count], targets[fold::count])
+        assert folds["accuracy"][fold] == pytest.approx(np.mean(part["accuracy"]), rel=1e-12)
+        assert folds["loss"][fold] == pytest.approx(np.mean(part["loss"]), rel=1e-12)
 
 
-def test_a_prediction_is_at_no_distance_from_itself() -> None:
-    assert distances("classification", logits(), logits()) == {
-        "rms_distance": [0.0] * 3,
-        "flip_rate": [0.0] * 3,
-        "kl": [0.0] * 3,
-    }
-
-
-def test_a_shift_of_all_logits_is_a_distance_and_no_divergence() -> None:
-    apart = distances("classification", logits() + 3, logits())
-    assert apart["rms_distance"] == pytest.approx([3.0] * 3)
-    assert apart["flip_rate"] == [0.0] * 3
-    assert apart["kl"] == pytest.approx([0.0] * 3, abs=1e-12)
-    assert min(apart["kl"]) >= 0
-
-
-def test_a_regression_has_one_distance() -> None:
-    apart = distances("regression", logits(classes=1), logits(classes=1) - 2)
-    assert apart == {"rms_distance": pytest.approx([2.0] * 3)}
+def test_folds_of_a_regression_average_to_its_metrics() -> None:
+    outputs, targets = logits(classes=2), logits(classes=2, seed=5)
+    folds, whole = by_fold("regression", outputs, targets, folds=20), measure("regression", outputs, targets)
+    for metric in ("r2", "mse"):
+        assert np.mean(folds[metric]) == pytest.approx(np.mean(whole[metric]), rel=1e-10)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.parametrize("where", ["outputs", "reference"])
-@pytest.mark.parametrize("task", ["classification", "regression"])
-def test_no_distance_is_a_number_where_a_replicas_outputs_are_not(task: str, where: str, bad: float) -> None:
-    size = 5 if task == "classification" else 1
-    pair = {"outputs": logits(classes=size), "reference": logits(classes=size, seed=1)}
-    expected = distances(task, **pair)
-    pair[where] = pair[where].clone()
-    pair[where][3, 2, 0] = bad
-    for measure_name, values in distances(task, **pair).items():
-        assert math.isnan(values[2])
-        assert values[:2] == expected[measure_name][:2]
+def test_a_replica_whose_outputs_are_no_numbers_is_left_out_of_the_folds(bad: float) -> None:
+    outputs, targets = logits(), classes_of()
+    expected = by_fold("classification", outputs[:, :2], targets[:, :2])
+    outputs[3, 2, 0] = bad
+    assert by_fold("classification", outputs, targets) == expected
+    outputs[:] = bad
+    assert all(math.isnan(value) for value in by_fold("classification", outputs, targets)["loss"])
+
+
+def test_the_spread_over_folds_is_the_standard_error_of_a_paired_difference() -> None:
+    random = torch.Generator().manual_seed(3)
+    outputs = torch.randn(4000, 1, 5, generator=random, dtype=torch.float64)
+    other = outputs + 0.3 * torch.randn(4000, 1, 5, generator=random, dtype=torch.float64)
+    targets = torch.randint(0, 5, (4000, 1), generator=random)
+    difference = np.subtract(*(by_fold("classification", z, targets)["loss"] for z in (outputs, other)))
+    sample = [torch.nn.functional.cross_entropy(z[:, 0], targets[:, 0], reduction="none") for z in (outputs, other)]
+    by_sample = float((sample[0] - sample[1]).std()) / math.sqrt(4000)
+    assert difference.std(ddof=1) / math.sqrt(len(difference)) == pytest.approx(by_sample, rel=0.15)

@@ -11,12 +11,15 @@ from torch import Tensor, nn
 
 from bnstudy.batchnorm.conventions import CONVENTIONS, EMA_STATISTICS, POPULATION_STATISTICS
 from bnstudy.batchnorm.inference import evaluating
+from bnstudy.batchnorm.layers import BatchNorm1d
 from bnstudy.batchnorm.mode import batchnorm_layers
 from bnstudy.sweeps.config import Config
 from bnstudy.training.data import Dataset
 from bnstudy.training.loop import Training
-from bnstudy.training.measuring.predict import population_of, predict, predict_by_batch
-from bnstudy.training.networks import build_model, replica_state_dict
+from bnstudy.training.measuring.batch_mode import observe, predict_by_batch
+from bnstudy.training.measuring.predict import WATCHED, Parts, predict
+from bnstudy.training.networks.models import build_model
+from bnstudy.training.networks.replicas import replica_state_dict, replicate
 from bnstudy.training.seeds import generator
 from tests.tiny import RESNET8, tiny
 from tests.training.plain import PlainNorm, plain_copy
@@ -93,7 +96,7 @@ def test_batch_mode_is_a_loop_over_batches_in_plain_operations(case: tuple[Train
 @torch.no_grad()
 def test_population_statistics_are_a_loop_over_batches(case: tuple[Training, int]) -> None:
     training, batch_size = case
-    population = population_of(training.model, training.inputs, batch_size, generators("population"))
+    population, _ = observe(training.model, training.inputs, batch_size, generators("population"))
     for replica, seed in enumerate(SEEDS):
         plain, norms = single(training, replica)
         for batch in partition(104, seed, "population", batch_size):
@@ -108,7 +111,7 @@ def test_population_statistics_are_a_loop_over_batches(case: tuple[Training, int
                 "mean": mean,
                 "biased": biased,
                 "unbiased": sums.sum(0) / (m - 1).sum(),
-                "pooled": biased + (m * (means - mean).square()).sum(0) / m.sum(),
+                "total": biased + (m * (means - mean).square()).sum(0) / m.sum(),
             }
             for statistic, value in expected.items():
                 ours = getattr(population[name], statistic).unflatten(0, (len(SEEDS), -1))[replica]
@@ -123,7 +126,7 @@ def test_every_inference_statistic_is_the_formula_with_that_mean_and_variance(
     case: tuple[Training, int], matched: bool
 ) -> None:
     training, batch_size = case
-    population = population_of(training.model, training.inputs, batch_size, generators("population"))
+    population, _ = observe(training.model, training.inputs, batch_size, generators("population"))
     layers = batchnorm_layers(training.model)
     factors = {name: 1.0 + 0.1 * index for index, name in enumerate(layers)} if matched else None
     for statistic in (*EMA_STATISTICS, *POPULATION_STATISTICS):
@@ -164,7 +167,7 @@ def test_a_pass_that_fails_leaves_the_model_as_it_was(digits: Dataset) -> None:
     wrong = torch.zeros(16, 1, 9, 9)
     for call in (
         lambda: predict_by_batch(training.model, wrong, 8, generators("batch_metrics")),
-        lambda: population_of(training.model, wrong, 8, generators("population")),
+        lambda: observe(training.model, wrong, 8, generators("population")),
         lambda: predict(training.model, wrong, 2, "ema_biased"),
     ):
         with pytest.raises(RuntimeError):
@@ -184,3 +187,52 @@ def test_nothing_records_a_graph(digits: Dataset) -> None:
     training = Training(tiny(steps=2), digits, [0])
     assert not predict(training.model, training.inputs, 1, "ema_unbiased").requires_grad
     assert not predict_by_batch(training.model, training.inputs, 8, [generator(0, "population")])[0].requires_grad
+
+
+def test_no_sample_stands_twice_in_a_batch_and_further_partitions_follow_the_first(digits: Dataset) -> None:
+    model = replicate([nn.Sequential(nn.Flatten(), BatchNorm1d(64)) for _ in SEEDS]).double()
+    inputs = torch.arange(104 * 64, dtype=torch.float64).view(104, 1, 8, 8)  # a batch's mean tells its samples' sum
+    population, seen = observe(model, inputs, 8, generators("population"), batches=30)
+    layer = seen["1"]
+    assert layer.means.shape == (30, len(SEEDS), 64)
+    assert (layer.m, population["1"].batches) == (8, 13)
+    for replica, seed in enumerate(SEEDS):
+        random = generator(seed, "population")
+        order = torch.cat([torch.randperm(104, generator=random) for _ in range(3)])[: 30 * 8]
+        expected = inputs.flatten(1)[order].view(30, 8, 64)
+        torch.testing.assert_close(layer.means[:, replica], expected.mean(1))
+        torch.testing.assert_close(layer.biased[:, replica], expected.var(1, correction=0))
+
+
+@pytest.mark.parametrize("changes", [{}, {"model": RESNET8, "variance": "inverted"}])
+def test_the_moments_noted_are_those_of_every_channel(digits: Dataset, changes: dict[str, Any]) -> None:
+    training = Training(tiny(precision="float64", steps=3, **changes), digits, SEEDS)
+    training.run_epoch()
+    moments: Parts = {}
+    predict(training.model, training.inputs, len(SEEDS), "ema_biased", moments=moments)
+    layers = batchnorm_layers(training.model)
+    assert len(training.inputs) <= WATCHED
+    assert list(moments) == list(layers)
+    for replica in range(len(SEEDS)):
+        plain, norms = single(training, replica)
+        inputs: dict[str, Tensor] = {}
+        for name, norm in norms.items():
+            norm.fixed = tuple(value.unflatten(0, (len(SEEDS), -1))[replica] for value in layers[name].ema("ema_biased"))
+            norm.register_forward_pre_hook(lambda _, args, name=name, inputs=inputs: inputs.update({name: args[0]}))
+        with torch.no_grad():
+            plain(training.inputs)
+        for name, norm in norms.items():
+            mean, var = (value.view(1, -1, *[1] * (inputs[name].dim() - 2)) for value in norm.fixed)
+            squares = (inputs[name] - mean).square() / (var + layers[name].eps)
+            counts = torch.tensor([count for count, _ in moments[name]], dtype=torch.float64).unsqueeze(1)
+            noted = torch.stack([part for _, part in moments[name]]).unflatten(1, (len(SEEDS), -1))[:, replica]
+            found = (counts * noted).sum(0) / counts.sum()
+            torch.testing.assert_close(found, squares.mean((0, *range(2, squares.dim()))), rtol=1e-9, atol=1e-12)
+
+
+def test_predictions_are_the_same_whether_moments_are_noted_or_not(digits: Dataset) -> None:
+    training = Training(tiny(steps=4), digits, SEEDS)
+    training.run_epoch()
+    plain, noting = (predict(training.model, training.inputs, 2, "ema_total", moments=moments) for moments in (None, {}))
+    assert torch.equal(plain, noting)
+    assert not any(layer._forward_pre_hooks for layer in batchnorm_layers(training.model).values())
