@@ -37,8 +37,9 @@ def growth_of(population: Mapping[str, Population], initial: Mapping[str, Tensor
 def unstable(seeds: Sequence[int], growth: Mapping[str, Tensor], layers: Sequence[Mapping[str, Any]]) -> list[int]:
     """Seeds of which a layer's inputs grew more than `GROWTH` times, or that BatchNorm at inference no longer holds.
 
-    With two samples a batch, E[1/s²] of Gaussian values is infinite, and so is the mean of the gradient: some networks'
-    inner activations grow by orders of magnitude although every loss is finite, since the next normalisation hides it.
+    With two samples a batch x̂ is a step function of their difference: most batches have no gradient and a few an enormous
+    one. Some networks' inner activations then grow by orders of magnitude although every loss is finite, since the next
+    normalisation hides it.
 
     Args:
         seeds: one a replica.
