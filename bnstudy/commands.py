@@ -38,15 +38,20 @@ def run(overrides: Sequence[str], multirun: bool = False, config_dir: Path | Non
     Source: docs/architecture.md, "The way of a batch size".
     """
     from bnstudy.sweeps.axes import study_cells
+    from bnstudy.sweeps.config import Config
     from bnstudy.sweeps.provenance import command_line
     from bnstudy.sweeps.study import describe_failures, run_study
-    from bnstudy.tracking import Mirror
+    from bnstudy.tracking import Mirror, mode_and_note
 
     configs = study_cells(overrides, multirun, config_dir)
     first = configs[0]
     plan, store = _planned(configs)
     _require_writable(Path(first.results_dir))
-    with Mirror(store.root, first.name, first.tracking) as mirror:
+    given = first.tracking != Config().tracking or any(text.lstrip("+").startswith("tracking=") for text in overrides)
+    mode, note = mode_and_note(first.tracking, given)
+    if note is not None:
+        say(note, error=True)
+    with Mirror(store.root, first.name, mode) as mirror:
         outcome = run_study(first, plan, store, command_line(), mirror)
         for line in describe_failures(outcome):
             say(line, error=True)

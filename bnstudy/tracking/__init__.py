@@ -12,11 +12,19 @@ from typing import TYPE_CHECKING
 from bnstudy.lazy import face
 
 if TYPE_CHECKING:
+    from bnstudy.tracking.environment import mode_and_note as mode_and_note
     from bnstudy.tracking.live import Mirror as Mirror
     from bnstudy.tracking.publishing import publish as publish
     from bnstudy.tracking.sweep_file import sweep_config as sweep_config
     from bnstudy.tracking.sweep_file import sweep_yaml as sweep_yaml
 
 __getattr__, __dir__, __all__ = face(
-    __name__, {"Mirror": "live", "publish": "publishing", "sweep_config": "sweep_file", "sweep_yaml": "sweep_file"}
+    __name__,
+    {
+        "Mirror": "live",
+        "mode_and_note": "environment",
+        "publish": "publishing",
+        "sweep_config": "sweep_file",
+        "sweep_yaml": "sweep_file",
+    },
 )

@@ -3,6 +3,8 @@
 OUTPUT/wandb/NAME/wandb/offline-run-…-ID     W&B's own folder of a run
 OUTPUT/wandb/NAME/jobs/JOB.json              run → content hash, folder, servers that have it
 OUTPUT/wandb/NAME/lock, sending              held while runs are written, or sent
+
+$WANDB_DIR takes the place of OUTPUT/wandb.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 from bnstudy.atomic import DamagedError
 from bnstudy.names import check_name
 from bnstudy.sweeps.records import check_kinds, read_json, write_json
+from bnstudy.tracking.environment import mirror_folder
 
 RunEntry = dict[str, Any]
 _FOLDER = re.compile(r"(offline-)?run-[\w.-]+")
@@ -33,7 +36,7 @@ class Ledger:
     """
 
     def __init__(self, root: Path | str, study: str) -> None:
-        self.folder = Path(root) / "wandb" / check_name("name", study)
+        self.folder = mirror_folder(root) / check_name("name", study)
 
     @contextlib.contextmanager
     def lock(self, what: str = "lock", seconds: float = 20.0) -> Iterator[None]:

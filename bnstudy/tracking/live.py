@@ -56,7 +56,11 @@ class Mirror:
         folder = Ledger(self.root, self.study).folder
         command = [sys.executable, "-m", "bnstudy.tracking.following", "--", self.study, str(self.root), self.mode]
         offline = self.mode == "offline"  # then it needs no key, and gets none
-        environment = {name: value for name, value in os.environ.items() if not (offline and name.startswith("WANDB_"))}
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not (offline and name.startswith("WANDB_")) or name == "WANDB_DIR"
+        }
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with open(folder / "mirror.log", "ab") as log:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from bnstudy.batchnorm.conventions import ALIASES
 from bnstudy.errors import UserError
 from bnstudy.names import suggested
 from bnstudy.sweeps.redaction import redacted
@@ -101,7 +102,8 @@ def _conditions(only: Sequence[str]) -> dict[str, set[str]]:
         key, equals, values = text.partition("=")
         if not (key and equals and values):
             raise UserError(f"only: {text!r} is no condition; use KEY=VALUE or KEY=VALUE,VALUE, such as batch_size=2,4")
-        accepted.setdefault(key, set()).update(values.split(","))
+        names = [ALIASES.get(value, value) if key == "convention" else value for value in values.split(",")]
+        accepted.setdefault(key, set()).update(names)
     return accepted
 
 

@@ -62,6 +62,8 @@ def test_a_study_is_mirrored_as_it_runs_and_published_twice_is_there_once(
 
     some = bnstudy("publish", "study", "--offline", "--only", "convention=paper", "--only", "batch_size=4,16")
     assert "2 runs in" in some.stdout
+    aliased = bnstudy("publish", "study", "--offline", "--only", "convention=pytorch,karpathy", "--only", "batch_size=4")
+    assert "4 runs in" in aliased.stdout
     complaints = {"colour=red": "no key of these runs", "seed=9": "no run of 'study' meets", "x": "no condition"}
     for condition, complaint in complaints.items():
         refused = bnstudy("publish", "study", "--offline", "--only", condition)
