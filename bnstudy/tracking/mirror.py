@@ -104,6 +104,7 @@ class StudyMirror:
                 summary |= _ratios(_rows_of(layers, statistic=own, seed=seed))
                 if (step := record["diverged"].get(str(seed))) is not None:
                     summary["diverged_at_step"] = step
+                summary["unstable"] = seed in record["unstable"]
                 leads = (convention, seed) == leading
                 found.append(
                     MirroredRun(

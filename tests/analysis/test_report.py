@@ -43,6 +43,14 @@ def noticed(tables: dict[str, pd.DataFrame], provenance: dict[str, Any]) -> str:
     return " ".join(notices(tables, provenance, subject_of(tables, provenance)))
 
 
+def test_networks_that_exploded_are_counted_by_batch_size_and_healthy_ones_are_not_spoken_of() -> None:
+    tables, provenance = study()
+    assert "unstable" not in noticed(tables, provenance)
+    jobs = tables["jobs"].copy()
+    jobs.loc[jobs["batch_size"] == 2, "unstable"] = 3
+    assert "6 networks are unstable (6 at batch size 2)" in noticed(tables | {"jobs": jobs}, provenance)
+
+
 def test_every_file_is_named_and_there(tmp_path: Path) -> None:
     written = write_report(tmp_path / "x", *study(sizes=(2, 8)))
     assert sorted(written) == sorted(path for path in (tmp_path / "x").rglob("*") if path.is_file())

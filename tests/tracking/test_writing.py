@@ -94,6 +94,7 @@ def test_what_is_mirrored_is_what_the_store_holds(study: StudyMirror) -> None:
         assert run.summary["decomposition/test/accuracy/gap"] == gap == run.summary["test/gap/accuracy"]
         assert math.isclose(sum(terms), gap, abs_tol=1e-12)
         assert run.config["accumulate"] == CONVENTIONS[run.job_type].accumulate
+        assert run.summary["unstable"] is False
 
 
 def test_a_diverged_seed_is_mirrored_with_the_step_at_which_it_diverged(study: StudyMirror) -> None:

@@ -36,6 +36,10 @@ def notices(tables: Tables, provenance: Mapping[str, Any], subject: Subject) -> 
             f"{plural(seeds, 'seed')} diverged in {plural(len(diverged), 'job')}. They are left out of means, and of "
             f"every arm of a comparison; a comparison that loses more than a tenth of its pairs is inconclusive."
         )
+    if exploded := _unstable(tables):
+        paragraphs.append(exploded)
+    if rebuilt := provenance.get("rebuilt"):
+        paragraphs.append(f"These results were rebuilt {rebuilt}.")
     if _all_diverged(tables):
         paragraphs.append("Every seed that finished diverged: there is no number to compare, and the figures say so.")
     if len(provenance.get("seeds") or []) == 1:
@@ -61,3 +65,17 @@ def notices(tables: Tables, provenance: Mapping[str, Any], subject: Subject) -> 
 def _all_diverged(tables: Tables) -> bool:
     owners = tables.get("generalisation", pd.DataFrame())
     return bool(len(owners)) and bool(owners[["train", "test"]].isna().all().all())
+
+
+def _unstable(tables: Tables) -> str:
+    """Which networks exploded although their losses stayed finite; "" where none did."""
+    jobs = tables.get("jobs", pd.DataFrame())
+    if jobs.empty or "unstable" not in jobs or not jobs["unstable"].any():
+        return ""
+    by_size = jobs[jobs["unstable"] > 0].groupby("batch_size")["unstable"].sum()
+    where = ", ".join(f"{count} at batch size {size}" for size, count in by_size.items())
+    return (
+        f"{plural(int(by_size.sum()), 'network')} are unstable ({where}): the inputs of a layer grew more than a hundred "
+        f"times, or a layer's second moment at inference is above a hundred, though every loss was finite. They take part in "
+        f"means; each comparison says how many of its pairs they are, and what its verdict is without them."
+    )
