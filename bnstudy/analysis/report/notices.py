@@ -76,6 +76,6 @@ def _unstable(tables: Tables) -> str:
     where = ", ".join(f"{count} at batch size {size}" for size, count in by_size.items())
     return (
         f"{plural(int(by_size.sum()), 'network')} are unstable ({where}): the inputs of a layer grew more than a hundred "
-        f"times, or a layer's second moment at inference is above a hundred, though every loss was finite. They take part in "
-        f"means; each comparison says how many of its pairs they are, and what its verdict is without them."
+        f"times, or a layer's second moment at inference is above a hundred, though every loss was finite. They take part "
+        f"in means; each comparison says how many of its pairs they are, and what its verdict is without them."
     )
