@@ -49,6 +49,16 @@ ConfigDir = Annotated[
     Path | None, typer.Option("--config-dir", "-cd", metavar="FOLDER", help="Configuration of your own, laid out as conf/.")
 ]
 Cfg = Annotated[Shown | None, typer.Option("--cfg", "-c", help="Show the configuration of a cell, and run nothing.")]
+
+
+def _heed_quiet(wanted: bool) -> bool:
+    from bnstudy.printing import quiet, set_quiet
+
+    set_quiet(wanted or quiet())
+    return wanted
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_heed_quiet, help="Print nothing but what went wrong.")]
 Resolve = Annotated[bool, typer.Option("--resolve", help="With --cfg: interpolations replaced by what they refer to.")]
 
 
@@ -56,6 +66,7 @@ Resolve = Annotated[bool, typer.Option("--resolve", help="With --cfg: interpolat
 def front(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Which variance should BatchNorm use in training and at inference? Measure it."""
     if version:
@@ -71,6 +82,7 @@ def run(
     config_dir: ConfigDir = None,
     cfg: Cfg = None,
     resolve: Resolve = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run a study, or a cell; what is done already is kept.
 
@@ -111,6 +123,7 @@ def report(
     name: str,
     results_dir: Annotated[Path, typer.Option(help="Where results/NAME is.")] = Path("results"),
     output_dir: Annotated[Path, typer.Option(help="Where the raw runs are.")] = Path("outputs"),
+    quiet: Quiet = False,
 ) -> None:
     """Build the tables of a study again from its raw runs."""
     from bnstudy.analysis import report_study
@@ -147,7 +160,7 @@ def predict(
     skip: Annotated[bool, typer.Option("--skip", help="A skip connection around each block.")] = False,
     momentum: Annotated[float | None, typer.Option(help="α, to add the noise of a moving average.")] = None,
 ) -> None:
-    """Print what theory predicts for each convention, layer by layer."""
+    """Print what theory predicts, layer by layer."""
     from bnstudy import prediction
 
     prediction.predict(prediction.Asked(batch_size, positions, depth, first_m_eff, skip, momentum))

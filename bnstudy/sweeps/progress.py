@@ -18,7 +18,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from bnstudy.printing import quiet
 from bnstudy.sweeps.claims import living
+from bnstudy.sweeps.identity import training_fields
 from bnstudy.sweeps.job import Outcome
 from bnstudy.sweeps.plan import Job, Plan
 from bnstudy.sweeps.store import Store
@@ -39,7 +41,9 @@ class Display:
 
     def __init__(self, store: Store, plan: Plan, todo: Sequence[Job], workers: int, notes: Sequence[str] = ()) -> None:
         self.store, self.todo = store, {job.id: job for job in todo}
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, quiet=quiet())
+        self.errors = Console(stderr=True) if quiet() else self.console
+        self.labels = _labels(plan)
         self.plain = not self.console.is_terminal
         self.counts = {"done": 0, "failed": 0}
         self.begun = time.monotonic()
@@ -99,9 +103,10 @@ class Display:
         self.progress.update(self.overall, description=self._standing())
         ended = sum(self.counts.values())
         if not good or outcome.message:
-            self.console.print(
-                f"{outcome.job}: {outcome.status}: {outcome.message}", highlight=False, markup=False, soft_wrap=True
-            )
+            line = f"{outcome.job} ({self.labels[outcome.job]}): {outcome.status}: {outcome.message}"
+            if outcome.status == "failed":
+                line += f"; its traceback is in {self.store.jobs / outcome.job / 'job.json'}"
+            self.errors.print(line, highlight=False, markup=False, soft_wrap=True)
         if self.plain and (ended == len(self.todo) or ended % max(1, len(self.todo) // 20) == 0):
             seconds = time.monotonic() - self.begun
             left = seconds / ended * (len(self.todo) - ended)
@@ -116,7 +121,7 @@ class Display:
                 self.progress.remove_task(self.bars.pop(job))
             for job, record in claims.items():
                 if job not in self.bars:
-                    self.bars[job] = self.progress.add_task(self._label(job), total=int(record.get("steps", 0)))
+                    self.bars[job] = self.progress.add_task(self.labels[job], total=int(record.get("steps", 0)))
                 self.progress.update(self.bars[job], completed=int(record.get("step", 0)))
             steps = sum(self.todo[job].steps for job in tuple(self.ended))
             steps += sum(int(record.get("step", 0)) for record in claims.values())
@@ -126,8 +131,19 @@ class Display:
         left = len(self.todo) - sum(self.counts.values())
         return f"{self.counts['done']} done, {self.counts['failed']} failed, {left} left"
 
-    def _label(self, name: str) -> str:
-        job = self.todo[name]
-        variance = job.config.variance
-        side = "rescaled" if variance.rescaled else variance.normalize
-        return f"{job.config.model.name} m={job.config.batch_size} {side} seeds {job.seeds[0]}–{job.seeds[-1]}"
+
+def _labels(plan: Plan) -> dict[str, str]:
+    """What tells a job from the others of its study: the keys that differ, the conventions it serves, and its seeds."""
+    fields = {job.id: training_fields(job.config) for job in plan.jobs}
+    keys = {key for own in fields.values() for key in own} - {"variance.normalize", "variance.rescaled"}
+    varying = [key for key in sorted(keys) if len({str(own.get(key)) for own in fields.values()}) > 1]
+    served: dict[str, list[str]] = {}
+    for cell in plan.cells:
+        for name in cell.jobs:
+            served.setdefault(name, []).append(cell.config.variance.name)
+    labels = {}
+    for job in plan.jobs:
+        parts = [f"{key}={fields[job.id].get(key)}" for key in varying]
+        parts += ["/".join(dict.fromkeys(served.get(job.id, ()))), f"seeds {job.seeds[0]}–{job.seeds[-1]}"]
+        labels[job.id] = ", ".join(filter(None, parts))
+    return labels

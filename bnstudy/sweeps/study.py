@@ -118,9 +118,8 @@ def _sigterm_interrupts() -> Iterator[None]:
 
 
 def describe_failures(outcome: StudyOutcome) -> list[str]:
-    """One line for every job that is not done, and what to do about them."""
-    lines = [f"{item.job}: {item.status}: {item.message}" for item in outcome.outcomes if item.status != "done"]
+    """One line for every job that failed before and was not tried again; those of this run were told when they ended."""
     ran = {item.job for item in outcome.outcomes}
     earlier = {job: record for job, record in outcome.plan.failed.items() if job not in ran}
-    lines += [f"{job}: failed earlier: {record.get('message', '')}" for job, record in earlier.items()]
+    lines = [f"{job}: failed earlier: {record.get('message', '')}" for job, record in earlier.items()]
     return [*lines, "retry_failed=true tries failed jobs again"] if earlier else lines

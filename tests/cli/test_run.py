@@ -127,3 +127,39 @@ def test_predict_prints_the_theory_table(bnstudy: Command, option: tuple[str, ..
     if not option:
         row = next(line for line in done.stdout.splitlines() if "inverted" in line)
         assert [cell.strip() for cell in row.strip("│").split("│")][1:] == ["0.500000", "2.000000", "4.000000"]
+
+
+FAILING = """\
+from torch import nn
+
+
+class Network(nn.Module):
+    def __init__(self, features, outputs, width):
+        super().__init__()
+        self.width = width
+        self.layers = nn.Sequential(nn.Linear(features, width), nn.BatchNorm1d(width), nn.Linear(width, outputs))
+
+    def forward(self, x):
+        if self.width == 16 and self.training and len(x) == 8:
+            raise RuntimeError("planted")
+        return self.layers(x)
+
+
+def build(input_shape, outputs, width=8):
+    return Network(input_shape[0], outputs, width)
+"""
+
+
+def test_a_failure_is_told_once_with_what_differs_and_alone_where_quiet(bnstudy: Command, tmp_path: Path) -> None:
+    (tmp_path / "failing.py").write_text(FAILING)
+    sweep = ["-m", "name=half", "model=import", "model.factory=failing:build", "model.args.width=8,16", "batch_size=4,8"]
+    sweep += ["variance=paper,flax", "dataset=diabetes", "dataset.train_size=100", "seeds=2", "epochs=1"]
+    done = bnstudy("run", "--quiet", *sweep)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    job, _, rest = line.partition(" ")
+    assert rest == (
+        "(batch_size=8, model.args.width=16, paper/consistent_biased, seeds 0–1): failed: RuntimeError: planted; "
+        f"its traceback is in outputs/jobs/{job}/job.json"
+    )
+    assert "planted" in json.loads((tmp_path / "outputs" / "jobs" / job / "job.json").read_text())["traceback"]
