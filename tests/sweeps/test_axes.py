@@ -93,7 +93,9 @@ def test_what_is_drawn_while_composing_is_drawn_once_a_study() -> None:
     assert len({cell.name for cell in cells}) == 1
 
 
-@pytest.mark.parametrize(("overrides", "most"), [(["+experiments=quick"], 8), (["model.width=${batch_size}"], 1)])
+@pytest.mark.parametrize(
+    ("overrides", "most"), [(["+experiments=quick", "variance=paper,karpathy"], 4), (["model.width=${batch_size}"], 1)]
+)
 def test_a_large_sweep_composes_once_a_choice_of_groups(
     overrides: list[str], most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
