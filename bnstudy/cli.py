@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
 import sys
+import traceback
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +17,14 @@ from typer.core import TyperCommand
 
 import bnstudy
 from bnstudy.errors import UserError
+from bnstudy.printing import plain, sturdy_streams
 
+_SURROUNDINGS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space and try again"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "a process needs some hundred file handles here: see `ulimit -n`"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it accessible, or use another place"),
+}
+"""What helps against troubles that a command's surroundings make."""
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """What typer raises for arguments that fit no command; typer brings a click of its own, so that click's is another class."""
 app = typer.Typer(
@@ -309,16 +318,36 @@ def _number(text: str | None) -> float | str | None:
 
 def main() -> None:
     """Entry point of the console script."""
+    with sturdy_streams():
+        try:
+            code = _run()
+        except Exception:  # our own mistake; its text may hold what the user's configuration does
+            from bnstudy.sweeps.redaction import redacted
+
+            sys.stderr.write(redacted(traceback.format_exc()))
+            code = 1
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run a command; its exit code. Whatever goes wrong is told without secrets."""
+    from bnstudy.sweeps.redaction import redacted
+
     try:
         _require_current_folder()
         code = app(standalone_mode=False)
     except UserError as error:
-        code = _complain(str(error))
+        code = _complain(redacted(str(error)))
     except UsageError as error:
         code = _complain(_usage(error))
     except (KeyboardInterrupt, typer.Abort):
         code = 130
-    sys.exit(code)
+    except OSError as error:
+        if error.errno not in _SURROUNDINGS:
+            raise
+        place = f"{error.filename}: " if error.filename is not None else ""
+        code = _complain(f"{place}{error.strerror}; {_SURROUNDINGS[error.errno]}")
+    return int(code or 0)
 
 
 def _require_current_folder() -> None:
@@ -330,7 +359,7 @@ def _require_current_folder() -> None:
 
 
 def _complain(text: str) -> int:
-    print(text, file=sys.stderr)  # noqa: T201
+    print(plain(text), file=sys.stderr)  # noqa: T201
     return 2
 
 

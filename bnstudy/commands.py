@@ -37,32 +37,47 @@ def run(overrides: Sequence[str], multirun: bool = False, config_dir: Path | Non
 
     Source: docs/architecture.md, "The way of a batch size".
     """
+    from bnstudy.sweeps.interrupts import CODE, STOPPED, interrupts
+
+    with interrupts(stay=True):
+        try:
+            code = _run(overrides, multirun, config_dir)
+        except KeyboardInterrupt:
+            code = CODE
+        if code == CODE:
+            say(STOPPED, error=True)
+        return code
+
+
+def _run(overrides: Sequence[str], multirun: bool, config_dir: Path | None) -> int:
+    from bnstudy.analysis.results import require_own
     from bnstudy.sweeps.axes import study_cells
     from bnstudy.sweeps.config import Config
+    from bnstudy.sweeps.interrupts import CODE, last_resort
     from bnstudy.sweeps.provenance import command_line
+    from bnstudy.sweeps.redaction import redacted
     from bnstudy.sweeps.study import describe_failures, run_study
     from bnstudy.tracking import Mirror, mode_and_note
 
     configs = study_cells(overrides, multirun, config_dir)
     first = configs[0]
     plan, store = _planned(configs)
+    require_own(Path(first.results_dir) / first.name)
     _require_writable(Path(first.results_dir))
     given = first.tracking != Config().tracking or any(text.lstrip("+").startswith("tracking=") for text in overrides)
     mode, note = mode_and_note(first.tracking, given)
     if note is not None:
         say(note, error=True)
-    with Mirror(store.root, first.name, mode) as mirror:
+    with Mirror(store.root, first.name, mode) as mirror, last_resort(mirror.kill):
         outcome = run_study(first, plan, store, command_line(), mirror)
         for line in describe_failures(outcome):
             say(line, error=True)
-        if outcome.interrupted:
-            say("stopped; finished jobs are kept, and the same command goes on from here", error=True)
-        else:
+        if not outcome.interrupted:
             _report(first, outcome)
             mirror.finish()
     if (warning := mirror.warning()) is not None:
-        say(warning, error=True)
-    return 130 if outcome.interrupted else 0 if outcome.complete else 1
+        say(redacted(warning), error=True)
+    return CODE if outcome.interrupted else 0 if outcome.complete else 1
 
 
 def plan(overrides: Sequence[str], multirun: bool = False, config_dir: Path | None = None) -> int:
@@ -81,6 +96,7 @@ def plan(overrides: Sequence[str], multirun: bool = False, config_dir: Path | No
     from bnstudy.sweeps.engines.local import workers
     from bnstudy.sweeps.estimate import estimate
     from bnstudy.sweeps.planning import plan_changes
+    from bnstudy.sweeps.redaction import redacted
 
     configs = study_cells(overrides, multirun, config_dir)
     plan, store = _planned(configs)
@@ -89,14 +105,14 @@ def plan(overrides: Sequence[str], multirun: bool = False, config_dir: Path | No
     for line in plan_changes(plan, store, configs[0].name):
         say(line)
     for name, record in plan.failed.items():
-        say(f"failed: {name}: {record.get('message', '')}")
+        say(redacted(f"failed: {name}: {record.get('message', '')}"))
     for name, reason in plan.damaged.items():
         say(f"{name}: damaged: {reason}; `bnstudy run` trains it again")
     if todo := plan.to_run(configs[0].retry_failed):
         number = workers(configs[0].engine)
         cost = estimate(todo, store, number)
         for line in cost.problems:
-            say(line)
+            say(redacted(line))
         if cost.measured + cost.probed:
             jobs = f"{cost.measured} jobs from finished ones, {cost.probed} from a probe"
             core = f"{_duration(cost.core_seconds)} of one core; {jobs}"
@@ -130,7 +146,7 @@ def _report(config: Config, outcome: StudyOutcome) -> None:
     try:
         report_study(config.name, Path(config.results_dir), Path(config.output_dir), config.report)
     except UserError:
-        if outcome.complete:
+        if outcome.complete or outcome.plan.done or any(item.status == "done" for item in outcome.outcomes):
             raise  # otherwise no job is done, and why has been said
 
 

@@ -24,8 +24,6 @@ def report_study(name: str, results_dir: Path, output_dir: Path, drawn: bool = T
     folder = results_dir / name
     if Store(output_dir).study(name) is not None:
         write_results(folder, tables, provenance)
-    for title, table in printed_tables(tables["summary"]):
-        show(title, table)
     subject = subject_of(tables, provenance)
     lines = list(provenance_lines(provenance, subject))
     if drawn:
@@ -33,5 +31,8 @@ def report_study(name: str, results_dir: Path, output_dir: Path, drawn: bool = T
 
         write_report(folder, tables, provenance)
         lines += answer_of(tables, subject)
+    # All is written by now: whatever becomes of the printing is no matter.
+    for title, table in printed_tables(tables["summary"]):
+        show(title, table)
     for line in [*lines, f"Results: {folder / 'report.html' if drawn else folder}"]:
         say(line)

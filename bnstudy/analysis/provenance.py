@@ -9,6 +9,7 @@ from bnstudy.analysis.subject import Subject
 from bnstudy.analysis.tables import recorded_study
 from bnstudy.analysis.verdicts import declared_family
 from bnstudy.analysis.wording import amount, plural
+from bnstudy.sweeps.redaction import redacted
 from bnstudy.sweeps.store import LAYOUT, Record, Store, is_done
 
 
@@ -42,7 +43,7 @@ def provenance_of(store: Store, name: str) -> Record:
         "seeds": sorted({seed for record in done for seed in record["seeds"]}),
         "cpu_seconds": round(sum(record["seconds"] * record["threads"] for record in done), 1),
         "missing": [job for job in names if job not in records],
-        "failed": {job: record["message"] for job, record in records.items() if record.get("status") == "failed"},
+        "failed": {job: redacted(record["message"]) for job, record in records.items() if record["status"] == "failed"},
         "diverged": {job: record["diverged"] for job, record in records.items() if record.get("diverged")},
         "cells": study["cells"],
     }

@@ -16,6 +16,7 @@ from bnstudy.analysis.verdicts import study_contrasts
 from bnstudy.atomic import DamagedError
 from bnstudy.errors import UserError
 from bnstudy.sweeps.records import WRITES_AGAIN, check_kinds
+from bnstudy.sweeps.redaction import redacted, redacted_fields
 from bnstudy.sweeps.status import damage_line, training_command
 from bnstudy.sweeps.store import Record, Store, is_damaged, is_done
 
@@ -104,7 +105,8 @@ def recorded_study(store: Store, name: str) -> Record:
             check_kinds(cell["fields"], _FIELDS)
     except DamagedError as error:
         raise error.told(store.studies / f"{name}.json", WRITES_AGAIN) from error
-    return study
+    # Older records may hold what is redacted by now.
+    return study | {"command": redacted(study["command"]), "study_fields": redacted_fields(study["study_fields"])}
 
 
 def _with_cell(table: pd.DataFrame, cell: pd.Series[Any]) -> pd.DataFrame:

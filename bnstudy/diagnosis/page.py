@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup, escape
 
+from bnstudy.analysis.figures.drawing import draw
 from bnstudy.analysis.report.sheets import Sheet, TableCell
 from bnstudy.analysis.report.shell import marked, page
 from bnstudy.analysis.wording import plural
@@ -63,7 +64,7 @@ def html(diagnosis: Diagnosis) -> str:
                      zip(diagnosis.findings, states, strict=True)],
         "coded": coded,
         "plural": plural,
-        "figures": marked([figure.drawn() for figure in figures]),
+        "figures": marked(draw(figures)),
         "metrics": [metric_of(metric).label for metric in diagnosis.metrics],
         "groups": _groups(diagnosis),
         "sheet": sheet,

@@ -19,7 +19,7 @@ from bnstudy.sweeps.claims import acquire, living
 from bnstudy.sweeps.identity import training_fields
 from bnstudy.sweeps.plan import Job, is_settled
 from bnstudy.sweeps.provenance import machine, versions
-from bnstudy.sweeps.redaction import redacted_fields
+from bnstudy.sweeps.redaction import redacted, redacted_fields
 from bnstudy.sweeps.store import Record, Store
 from bnstudy.sweeps.worker import prepare_process
 from bnstudy.training.config import DatasetConfig
@@ -47,6 +47,10 @@ class Outcome:
     status: str
     message: str = ""
     seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        # A job's own words go to terminals and logs, wherever it ended.
+        object.__setattr__(self, "message", redacted(self.message))
 
 
 def run_job(job: Job, root: str, source: Record, attempt: int = 1) -> Outcome:
@@ -95,8 +99,8 @@ def run_job(job: Job, root: str, source: Record, attempt: int = 1) -> Outcome:
             tables, result = _measure(job, progress, store.checkpoints / f"{job.id}.safetensors")
             status, message = "done", result.pop("note")
         except Exception as error:
-            tables, status, message = {}, "failed", one_line(error)
-            result = {"message": message, "traceback": traceback.format_exc()}
+            tables, status, message = {}, "failed", redacted(one_line(error))
+            result = {"message": message, "traceback": redacted(traceback.format_exc())}
         ended = time.time()
         if not claim.held and (job.id in living(store.claims) or is_settled(job, store.record(job.id))):
             return Outcome(job.id, "elsewhere")  # silent for too long, it was taken over

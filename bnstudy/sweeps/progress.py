@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
@@ -18,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from bnstudy.printing import quiet
+from bnstudy.printing import console, plain, quiet
 from bnstudy.sweeps.claims import living
 from bnstudy.sweeps.identity import training_fields
 from bnstudy.sweeps.job import Outcome
@@ -41,8 +40,8 @@ class Display:
 
     def __init__(self, store: Store, plan: Plan, todo: Sequence[Job], workers: int, notes: Sequence[str] = ()) -> None:
         self.store, self.todo = store, {job.id: job for job in todo}
-        self.console = Console(stderr=True, quiet=quiet())
-        self.errors = Console(stderr=True) if quiet() else self.console
+        self.console = console(stderr=True, quiet=quiet())
+        self.errors = console(stderr=True) if quiet() else self.console
         self.labels = _labels(plan)
         self.plain = not self.console.is_terminal
         self.counts = {"done": 0, "failed": 0}
@@ -50,22 +49,16 @@ class Display:
         done = len(plan.done)
         self.console.print(
             f"{len(plan.cells)} cells, {len(plan.jobs)} jobs: {done} done, {len(plan.failed)} failed before, "
-            f"{len(todo)} to run on {workers} worker{'s' if workers > 1 else ''}",
-            highlight=False,
-            soft_wrap=True,
+            f"{len(todo)} to run on {workers} worker{'s' if workers > 1 else ''}"
         )
         for note in notes:
-            self.console.print(note, highlight=False, markup=False, soft_wrap=True)
+            self.console.print(plain(note))
         for name in plan.foreign:
-            self.console.print(
-                f"{name}: written by another version of bnstudy; it is trained again", highlight=False, soft_wrap=True
-            )
+            self.console.print(plain(f"{name}: written by another version of bnstudy; it is trained again"))
         for name, reason in plan.damaged.items():
-            self.console.print(
-                f"{name}: damaged: {reason}; it is trained again", highlight=False, markup=False, soft_wrap=True
-            )
+            self.console.print(plain(f"{name}: damaged: {reason}; it is trained again"))
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),
@@ -93,7 +86,7 @@ class Display:
             self.thread.join()
         self.progress.stop()
         if self.todo and not self.plain:
-            self.console.print(f"{self._standing()}, {time.monotonic() - self.begun:.0f} s", highlight=False, soft_wrap=True)
+            self.console.print(plain(f"{self._standing()}, {time.monotonic() - self.begun:.0f} s"))
 
     def finished(self, outcome: Outcome) -> None:
         """Count a job that ended."""
@@ -106,12 +99,12 @@ class Display:
             line = f"{outcome.job} ({self.labels[outcome.job]}): {outcome.status}: {outcome.message}"
             if outcome.status == "failed":
                 line += f"; its traceback is in {self.store.jobs / outcome.job / 'job.json'}"
-            self.errors.print(line, highlight=False, markup=False, soft_wrap=True)
+            self.errors.print(plain(line))
         if self.plain and (ended == len(self.todo) or ended % max(1, len(self.todo) // 20) == 0):
             seconds = time.monotonic() - self.begun
             left = seconds / ended * (len(self.todo) - ended)
             line = f"{ended}/{len(self.todo)} jobs, {seconds:.0f} s, about {left:.0f} s left"
-            self.console.print(line, highlight=False, soft_wrap=True)
+            self.console.print(line)
 
     def _watch(self) -> None:
         while not self.stop.wait(0.5):

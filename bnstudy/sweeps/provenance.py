@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import bnstudy
-from bnstudy.sweeps.redaction import redacted
+from bnstudy.sweeps.redaction import redacted_fields
 
 _PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "hydra-core")
 
 
 def command_line() -> str:
     """The command as typed, without the path of the program and without secrets."""
-    return shlex.join(["bnstudy", *map(redacted, sys.argv[1:])]) if sys.argv else "bnstudy"
+    return shlex.join(["bnstudy", *redacted_fields(sys.argv[1:])]) if sys.argv else "bnstudy"
 
 
 def source_state() -> dict[str, Any]:

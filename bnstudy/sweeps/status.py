@@ -10,6 +10,7 @@ from typing import Any
 from bnstudy.errors import UserError
 from bnstudy.printing import say
 from bnstudy.sweeps.claims import living
+from bnstudy.sweeps.redaction import redacted
 from bnstudy.sweeps.store import LAYOUT, Record, Store, is_damaged, is_done
 
 
@@ -86,7 +87,7 @@ def status_lines(status: Status) -> list[str]:
     ]
     for job, claim in status.running.items():
         lines.append(f"running: {job} on {claim['host']}, process {claim['pid']}, {_progress(claim)}")
-    lines += [f"failed: {job}: {message}" for job, message in status.failed.items()]
+    lines += [f"failed: {job}: {redacted(message)}" for job, message in status.failed.items()]
     lines += [damage_line(job, reason, status.again) for job, reason in status.damaged.items()]
     for job, seeds in status.diverged.items():
         lines.append(f"diverged: {job}: " + ", ".join(f"seed {seed} at step {step}" for seed, step in seeds.items()))

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import FrameType
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 from bnstudy.sweeps.config import Config
 from bnstudy.sweeps.engines import engine
 from bnstudy.sweeps.engines.local import workers
+from bnstudy.sweeps.interrupts import interrupts
 from bnstudy.sweeps.job import Outcome
 from bnstudy.sweeps.plan import Job, Plan, recorded_cells
 from bnstudy.sweeps.planning import plan_changes
 from bnstudy.sweeps.progress import Display
 from bnstudy.sweeps.provenance import source_state
+from bnstudy.sweeps.redaction import redacted, redacted_fields
 from bnstudy.sweeps.sharing import run_shared
 from bnstudy.sweeps.store import Store
 
@@ -75,22 +75,23 @@ def run_study(config: Config, plan: Plan, store: Store, command: str, listener: 
     store.require_writable()
     source = source_state()
     changes = plan_changes(plan, store, config.name)
-    store.save_study(
-        config.name,
-        {
-            "command": command,
-            "planned": time.time(),
-            "source": source,
-            "study_fields": dataclasses.asdict(config.study),
-            "cells": recorded_cells(plan),
-        },
-    )
+    record = {
+        "command": command,
+        "planned": time.time(),
+        "source": source,
+        "study_fields": redacted_fields(dataclasses.asdict(config.study)),
+        "cells": recorded_cells(plan),
+    }
+    try:
+        store.save_study(config.name, record)
+    except OSError as error:
+        raise store.not_writable(error) from error
     todo = plan.to_run(config.retry_failed)
     if listener is not None:
         listener.expect(plan, todo)
     outcomes: list[Outcome] = []
     interrupted = False
-    with _sigterm_interrupts(), Display(store, plan, todo, workers(config.engine), changes) as display:
+    with interrupts(), Display(store, plan, todo, workers(config.engine), changes) as display:
         try:
             with contextlib.closing(run_shared(run, todo, store, source, config.engine)) as runner:
                 for outcome in runner:
@@ -103,23 +104,9 @@ def run_study(config: Config, plan: Plan, store: Store, command: str, listener: 
     return StudyOutcome(plan, outcomes, interrupted)
 
 
-@contextlib.contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM end a study the way Ctrl-C does."""
-
-    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def describe_failures(outcome: StudyOutcome) -> list[str]:
     """One line for every job that failed before and was not tried again; those of this run were told when they ended."""
     ran = {item.job for item in outcome.outcomes}
     earlier = {job: record for job, record in outcome.plan.failed.items() if job not in ran}
-    lines = [f"{job}: failed earlier: {record.get('message', '')}" for job, record in earlier.items()]
+    lines = [redacted(f"{job}: failed earlier: {record.get('message', '')}") for job, record in earlier.items()]
     return [*lines, "retry_failed=true tries failed jobs again"] if earlier else lines

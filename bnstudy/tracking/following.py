@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bnstudy.errors import UserError
+from bnstudy.sweeps.redaction import redacted
 from bnstudy.sweeps.store import Store
 from bnstudy.tracking.ledger import Ledger
 from bnstudy.tracking.mirror import StudyMirror
@@ -48,7 +49,7 @@ def follow(name: str, output_dir: Path, online: bool) -> None:
                 unsent[job] = study.run_ids(job)
                 _report(written=job)
             except (NotWrittenError, UserError) as error:
-                _report(problem=str(error))
+                _report(problem=redacted(str(error)))
                 broken = True
         if online and unsent and time.monotonic() - latest > BETWEEN:
             online = _send(ledger, unsent)
@@ -61,7 +62,7 @@ def _send(ledger: Ledger, unsent: dict[str, list[str]]) -> bool:
     """Send what is written; False where it is not worth trying again."""
     sent: Sent = send_runs(ledger, unsent, lambda: _report(alive=True))
     if sent.problem is not None:
-        _report(problem=sent.problem)
+        _report(problem=redacted(sent.problem))
         return False
     unsent.clear()
     return True

@@ -163,6 +163,12 @@ class Mirror:
             return True
         return False
 
+    def kill(self) -> None:
+        """End the child and its services without waiting for them."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
     def stop(self) -> None:
         """End the child and W&B's service at once."""
         if self.process is not None:

@@ -16,6 +16,7 @@ from bnstudy.batchnorm.conventions import ARMS
 from bnstudy.errors import UserError
 from bnstudy.metric import metrics_for
 from bnstudy.sweeps.config import Config
+from bnstudy.sweeps.redaction import redacted_fields
 from bnstudy.sweeps.status import damage_line, training_command
 from bnstudy.sweeps.store import Record, Store, is_damaged, is_done
 from bnstudy.tracking.record import MirroredRun, run_id, short
@@ -161,7 +162,7 @@ def cell_label(cell: Mapping[Any, Any]) -> str:
 
 
 def _config(record: Record, fields: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {key: value for key, value in _flat(record["config"]) if f"{key}.".startswith(_SHOWN)}
+    flat = {key: value for key, value in _flat(redacted_fields(record["config"])) if f"{key}.".startswith(_SHOWN)}
     # A job's own configuration has one accumulated variance for all conventions that it serves: the cell's is meant.
     flat |= {key: value for key, value in fields.items() if key.startswith("variance.")}
     flat |= {f"source.{key}": value for key, value in record["source"].items()}

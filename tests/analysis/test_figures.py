@@ -13,12 +13,13 @@ import pytest
 
 from bnstudy.analysis.figures.decomposition import decomposition_figure
 from bnstudy.analysis.figures.equivalence import equivalence_figure
-from bnstudy.analysis.figures.figure import NARROW, WIDE, Figure, png, slim
+from bnstudy.analysis.figures.figure import NARROW, WIDE, Figure
 from bnstudy.analysis.figures.gallery import figures_of
 from bnstudy.analysis.figures.gap import gap_figure
 from bnstudy.analysis.figures.layers import effective_figure
 from bnstudy.analysis.figures.panels import across
 from bnstudy.analysis.figures.ratios import convention_ratios, distance_from_theory, ratio_figure
+from bnstudy.analysis.figures.renderer import png, slim
 from bnstudy.analysis.figures.storage import storage_figure, storage_rows
 from bnstudy.analysis.figures.theme import NULL_ARM, arm_style, ordered_arms
 from bnstudy.analysis.subject import subject_of

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from bnstudy.analysis.figures.figure import absent as absent
     from bnstudy.analysis.figures.figure import arranged as arranged
     from bnstudy.analysis.figures.figure import data as data
-    from bnstudy.analysis.figures.figure import png as png
     from bnstudy.analysis.figures.figure import title_lines as title_lines
     from bnstudy.analysis.figures.gallery import figures_of as figures_of
 

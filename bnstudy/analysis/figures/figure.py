@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import altair as alt
 import pandas as pd
-import vl_convert
 from altair.utils.schemapi import debug_mode
 
+from bnstudy.analysis.figures.renderer import svg_of
 from bnstudy.analysis.figures.theme import configuration
 
 Chart = alt.LayerChart | alt.ConcatChart | alt.Chart
@@ -42,12 +42,13 @@ class Layout:
 
 
 WIDE, NARROW = Layout(860, 4, 4), Layout(318, 1, 1)
+_VERSION = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 Draw = Callable[[Layout], Chart]
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure with its drawings as SVG; both are "" where there was nothing to draw, and the caption says why."""
+    """A figure with its drawings as SVG and the wide one as PNG; empty where nothing was drawn, and the caption says why."""
 
     name: str
     title: str
@@ -56,6 +57,7 @@ class Drawn:
     alt: str
     wide: str
     narrow: str
+    png: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -84,19 +86,23 @@ class Figure:
         return None if self.draw is None else self.draw(WIDE)
 
     def svg(self, layout: Layout = WIDE) -> str:
-        """The drawing as SVG with ids of its own; "" where there is none."""
-        if self.draw is None:
-            return ""
-        with debug_mode(False):  # Altair would check every object against the schema as it is made: tests do that
-            specification = self.draw(layout).to_dict(validate=False)
-        version = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
-        drawn = vl_convert.vegalite_to_svg(specification, vl_version=version)
-        own = f"{self.name}-{layout.room}-"
-        return slim(re.sub(r'(\bid="|url\(#|href="#)', lambda found: found[1] + own, drawn))
+        """The drawing as SVG with ids of its own, made in this process; "" where there is none."""
+        return "" if self.draw is None else svg_of(self._specification(layout), _VERSION, self._own(layout))
 
-    def drawn(self) -> Drawn:
-        """The figure drawn in both layouts."""
-        return Drawn(self.name, self.title, self.table, self.caption, self.alt, self.svg(WIDE), self.svg(NARROW))
+    def request(self) -> dict[str, Any]:
+        """What `bnstudy.analysis.figures.renderer` is asked for: both layouts."""
+        layouts = (WIDE, NARROW)
+        specifications = [self._specification(layout) for layout in layouts]
+        return {"specifications": specifications, "version": _VERSION, "own": [self._own(layout) for layout in layouts]}
+
+    def _specification(self, layout: Layout) -> dict[str, Any]:
+        assert self.draw is not None
+        with debug_mode(False):  # Altair would check every object against the schema as it is made: tests do that
+            specification: dict[str, Any] = self.draw(layout).to_dict(validate=False)
+        return specification
+
+    def _own(self, layout: Layout) -> str:
+        return f"{self.name}-{layout.room}-"
 
 
 def absent(name: str, title: str, table: str, why: str) -> Figure:
@@ -119,15 +125,3 @@ def arranged(panels: Sequence[Panel], columns: int) -> alt.ConcatChart:
 def title_lines(title: str, subtitle: str = "") -> alt.TitleParams:
     """A panel's title."""
     return alt.TitleParams(text=title, subtitle=subtitle) if subtitle else alt.TitleParams(text=title)
-
-
-def slim(svg: str) -> str:
-    """The same drawing without what only editors read: roles, classes, empty paths, digits beyond a hundredth of a pixel."""
-    svg = re.sub(r'<path [^>]*d="(?:M0,0h0v0h0Z)?"[^>]*/>', "", svg)
-    svg = re.sub(r' (?:role|class|aria-roledescription|aria-hidden|pointer-events)="[^"]*"', "", svg)
-    return re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\.\d\d)\d+(?![\de])", r"\1", tag[0]), svg)
-
-
-def png(svg: str) -> bytes:
-    """A drawing as PNG at twice its size."""
-    return vl_convert.svg_to_png(svg, scale=2)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bnstudy.analysis.figures.drawing import draw
 from bnstudy.analysis.figures.figure import Drawn
 from bnstudy.analysis.figures.gallery import figures_of
 from bnstudy.analysis.provenance import facts, lost_runs
@@ -50,7 +51,7 @@ def content_of(tables: Tables, provenance: Mapping[str, Any]) -> Content:
         subject=subject,
         answer=answer_of(tables, subject),
         notices=notices(tables, provenance, subject),
-        figures=[figure.drawn() for figure in figures_of(tables, provenance)],
+        figures=draw(figures_of(tables, provenance)),
         sheets=shown,
         origin=facts(provenance, subject),
         lost=lost_runs(provenance),

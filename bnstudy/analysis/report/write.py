@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 
-from bnstudy.analysis.figures.figure import png
 from bnstudy.analysis.manifest import remove_written, written_by
 from bnstudy.analysis.report.content import content_of
 from bnstudy.analysis.report.page import html, markdown
@@ -47,7 +46,7 @@ def write_report(folder: Path, tables: Mapping[str, pd.DataFrame], provenance: M
     for figure in content.figures:
         if figure.wide:
             data[f"figures/{figure.name}.svg"] = figure.wide.encode()
-            data[f"figures/{figure.name}.png"] = png(figure.wide)
+            data[f"figures/{figure.name}.png"] = figure.png
     before = written_by(folder / MANIFEST)
     try:
         for name, content_of_file in data.items():

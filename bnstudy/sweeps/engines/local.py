@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
+import sys
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures import Future as ConcurrentFuture
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
 from multiprocessing.synchronize import RLock
 
@@ -18,12 +20,14 @@ from pebble import ProcessExpired, ProcessPool
 
 from bnstudy.errors import one_line
 from bnstudy.sweeps.config import EngineConfig
+from bnstudy.sweeps.interrupts import last_resort
 from bnstudy.sweeps.job import Outcome, run_job
 from bnstudy.sweeps.plan import Job
 from bnstudy.sweeps.store import Record
 
 ATTEMPTS = 2
 """How often a job is started whose process died under it."""
+_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 _POOLS = 3
 """How many pools may break in a row before one job has ended."""
 
@@ -52,11 +56,20 @@ def run_local(jobs: Sequence[Job], root: str, source: Record, config: EngineConf
     context.set_forkserver_preload(
         ["bnstudy.training.measuring.measurement", "pandas", "sklearn.datasets", "sklearn.model_selection"]
     )
-    queue, fruitless = deque((job, 1) for job in jobs), 0
+    with last_resort(_end_workers):
+        yield from _run_pools(deque((job, 1) for job in jobs), root, source, config, context)
+
+
+def _run_pools(
+    queue: deque[tuple[Job, int]], root: str, source: Record, config: EngineConfig, context: _Context
+) -> Generator[Outcome, None, None]:
+    fruitless = 0
     while queue and fruitless < _POOLS:
         fruitless += 1
-        pool = ProcessPool(max_workers=min(workers(config), len(queue)), context=context)
+        size = min(workers(config), len(queue))
+        pool = ProcessPool(size, initializer=_end_with, initargs=[_server()], context=context)
         running: dict[ConcurrentFuture[Outcome], tuple[Job, int]] = {}
+        ordered = False
         try:
             while queue or running:
                 running |= _hand_over(pool, queue, root, source)
@@ -76,11 +89,37 @@ def run_local(jobs: Sequence[Job], root: str, source: Record, config: EngineConf
                 if not finished and not pool.active:  # whoever has not been told by now never will be
                     break
             queue.extend(running.values())  # of a pool that broke: what it had done already is found in the store
+            ordered = True
         finally:
             pool.stop()
+            if not ordered:
+                _end_workers()  # joining them takes no time then
             pool.join(timeout=5)
     for job, _ in queue:
         yield Outcome(job.id, "lost", f"no process would run it: {_POOLS} pools of workers broke in a row")
+
+
+def _server() -> int | None:
+    """The number of the process that workers are forked from; started here if it is not there."""
+    with _interrupts_held_back():
+        forkserver.ensure_running()
+    return getattr(forkserver._forkserver, "_forkserver_pid", None)
+
+
+def _end_with(server: int | None) -> None:
+    """Let the kernel end this worker with the process that it was forked from, and that one ends with the study's own."""
+    with contextlib.suppress(OSError, AttributeError):  # elsewhere than on Linux
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if server is not None and os.getppid() != server:
+            os._exit(1)  # it had ended before
+
+
+def _end_workers() -> None:
+    """End all workers at once, whatever their pool is doing."""
+    server = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    if server is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(server, signal.SIGKILL)
 
 
 def _hand_over(
@@ -129,7 +168,12 @@ class _Context(ForkServerContext):
 @contextlib.contextmanager
 def _interrupts_held_back() -> Iterator[None]:
     """Block SIGINT in this thread and in what it starts: Ctrl-C reaches every process of a terminal, and is the parent's."""
-    resource_tracker.ensure_running()  # when it starts, it unblocks SIGINT
+    # When it starts, it unblocks SIGINT. It clears up after a process that was ended at once, and need not complain of it.
+    sys.warnoptions.append("ignore:resource_tracker")
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.remove("ignore:resource_tracker")
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

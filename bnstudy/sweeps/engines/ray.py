@@ -14,10 +14,9 @@ from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-
 from bnstudy.errors import UserError, first_line
 from bnstudy.factories import search_path
+from bnstudy.printing import say
 from bnstudy.sweeps.config import EngineConfig
 from bnstudy.sweeps.engines.attempt import ATTEMPTS, attempt_job, gpus
 from bnstudy.sweeps.engines.local import workers
@@ -98,7 +97,7 @@ def _require_room(ray: Any, cores: int, accelerators: float) -> None:
         return
     if not _grows(ray):
         raise UserError(f"{lack}; ask for less, or use another cluster")
-    Console(stderr=True, highlight=False).print(f"{lack}; waiting for the cluster to add one", markup=False, soft_wrap=True)
+    say(f"{lack}; waiting for the cluster to add one", error=True)
 
 
 def lacking(nodes: Sequence[Mapping[str, float]], cores: int, accelerators: float) -> str | None:
