@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
-from bnstudy.errors import UserError
+from bnstudy.errors import UserError, shown
 from bnstudy.names import check_name
 from bnstudy.sweeps.config import Config, EngineConfig
 from bnstudy.sweeps.engines import ENGINES
@@ -21,6 +22,9 @@ _CHOICES = {
 
 MOST_SEEDS = 10_000
 """Seeds of a cell; more are a slip of the keyboard, and would fill the memory before anything is checked."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+_OPTION = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,60}")
 
 
 def check_cell(config: Config) -> DatasetShape:
@@ -42,6 +46,8 @@ def check_cell(config: Config) -> DatasetShape:
     check_name("variance.name", config.variance.name)
     for group, part in (("model", config.model), ("dataset", config.dataset)):
         check_name(f"{group}.name", part.name, part.factory)
+    for key in ("output_dir", "results_dir"):
+        _check_text(key, getattr(config, key))
     check_engine(config.engine)
     seed_list(config.seeds)
     return check(config)
@@ -55,6 +61,13 @@ def check_engine(engine: EngineConfig) -> None:
     """
     if engine.name not in ENGINES:
         raise UserError(f"engine.name: {engine.name!r} is unknown; use {' or '.join(map(repr, ENGINES))}")
+    _check_text("engine.partition", engine.partition)
+    for option, value in engine.options.items():
+        if not (isinstance(option, str) and _OPTION.fullmatch(option)):
+            raise UserError(f"engine.options: {shown(option)} is no option; use long names of sbatch's, such as account")
+        if not isinstance(value, str | int | float):
+            raise UserError(f"engine.options.{option}: {shown(value)} is no plain value; use a text, a number or true")
+        _check_text(f"engine.options.{option}", str(value))
     for key in ("threads", "time"):
         if (value := getattr(engine, key)) < 1:
             raise UserError(f"engine.{key}: {value} is not positive; use a number above 0")
@@ -68,6 +81,16 @@ def check_engine(engine: EngineConfig) -> None:
         raise UserError(
             f"engine.gpus_per_job: {engine.gpus_per_job} is no whole number; {engine.name} gives a job whole GPUs"
         )
+
+
+def _check_text(key: str, text: str | None) -> None:
+    """Refuse what would end a line of a script or of a page; `engine.setup` alone holds lines of shell.
+
+    Raises:
+        UserError: one line.
+    """
+    if text is not None and _CONTROL.search(text):
+        raise UserError(f"{key}: {shown(text)} has a line's end or another control character in it; use one without")
 
 
 def seed_list(seeds: Any) -> list[int]:

@@ -22,7 +22,8 @@ class EngineConfig:
         time: minutes that Slurm lets a job run; what is cut off goes on from its last checkpoint, once.
         memory: GB (2³⁰ bytes) asked for a job of Slurm; None for the cluster's default.
         options: further options of sbatch by their long names, such as {account: lab, qos: high}.
-        setup: lines of shell that Slurm runs before a job, such as loading modules.
+        setup: lines of shell that Slurm runs before a job, such as loading modules; no other key's text is
+            run as a program.
         address: HOST:PORT of a Ray cluster, or "auto"; None for $RAY_ADDRESS, else a Ray of our own on this machine.
     """
 

@@ -171,8 +171,12 @@ def _connect(ray: Any, address: str, **settings: Any) -> None:
 
 
 def _keep_others_out() -> None:
-    """Give this process's Rays a token: they listen on every network interface, and whoever reaches one may run code."""
-    if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+    """Let this process's Rays listen on the loopback interface only, and ask for a token: who reaches one may run code."""
+    if "ray" in sys.modules:
+        return
+    # As Ray does where it forms no clusters. On Linux it would listen on every interface of the network.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    if "RAY_AUTH_MODE" not in os.environ:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 

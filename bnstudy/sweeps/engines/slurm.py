@@ -7,7 +7,9 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
+import unicodedata
 import uuid
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from bnstudy.errors import UserError, first_line
 from bnstudy.factories import search_path
 from bnstudy.sweeps.config import EngineConfig
 from bnstudy.sweeps.engines.attempt import ATTEMPTS, attempt_job, gpus
+from bnstudy.sweeps.interrupts import last_resort
 from bnstudy.sweeps.job import Outcome
 from bnstudy.sweeps.plan import Job
 from bnstudy.sweeps.store import Record, Store
@@ -61,8 +64,13 @@ def run_slurm(jobs: Sequence[Job], root: str, source: Record, config: EngineConf
     """
     name = f"bnstudy-{uuid.uuid4().hex[:8]}"
     folder = Path(root).resolve() / "slurm" / name
+    for path in (str(folder), os.getcwd(), sys.executable):
+        if any(unicodedata.category(sign) in ("Cc", "Zl", "Zp") for sign in path):  # it becomes a line of sbatch's script
+            raise UserError(f"output_dir: the path {path!r} has a control character in it; Slurm needs one without")
     waiting: dict[str, _Task] = {}
     well = False
+    resort = contextlib.ExitStack()
+    resort.enter_context(last_resort(lambda: _scancel(name)))
     try:
         waiting |= _submit([_Try(job, checkpoint=_checkpoint(root, job)) for job in jobs], root, source, config, folder)
         lost, asked = False, time.monotonic()
@@ -90,6 +98,7 @@ def run_slurm(jobs: Sequence[Job], root: str, source: Record, config: EngineConf
     finally:
         if waiting or not well:
             _cancel(name)
+        resort.close()
     if well:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -224,19 +233,19 @@ def _cancel(name: str) -> None:
     """Cancel all that this run has submitted, and give running tasks a moment to let go of their claims."""
     patience = time.monotonic() + _GRACE
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        # A controller that does not answer may do so later: scancel waits for it in our place, whatever becomes of us.
-        subprocess.Popen(
-            ["scancel", "--me", "--name", name],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        ).wait(_GRACE)
+        _scancel(name).wait(_GRACE)
     while time.monotonic() < patience:
         states = _states(name, seconds=1.0)
         if states is None or all(state in _ENDED for state, _ in states.values()):
             return
         time.sleep(0.2)
+
+
+def _scancel(name: str) -> subprocess.Popen[bytes]:
+    """A controller that does not answer may do so later: scancel waits for it in our place, whatever becomes of us."""
+    nowhere = subprocess.DEVNULL
+    command = ["scancel", "--me", "--name", name]
+    return subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
 
 
 def _call(*command: str, seconds: float = _ANSWER) -> str | None:
