@@ -110,6 +110,9 @@ def sturdy_streams() -> Iterator[None]:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
     before = sys.stdin, sys.stdout, sys.stderr
+    if before[1:] != (sys.__stdout__, sys.__stderr__):  # somebody has put streams of his own in their places
+        yield
+        return
     with contextlib.suppress(OSError, ValueError, AttributeError):
         for stream in before[1:]:
             stream.flush()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from bnstudy.lazy import face
 
 if TYPE_CHECKING:
+    from bnstudy.analysis.figures.drawing import draw as draw
     from bnstudy.analysis.figures.figure import NARROW as NARROW
     from bnstudy.analysis.figures.figure import WIDE as WIDE
     from bnstudy.analysis.figures.figure import Chart as Chart
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _PARTS = (
     *("Chart", "Drawn", "Figure", "Layout", "NARROW", "Panel", "WIDE"),
-    *("absent", "arranged", "data", "png", "title_lines"),
+    *("absent", "arranged", "data", "title_lines"),
 )
-__getattr__, __dir__, __all__ = face(__name__, dict.fromkeys(_PARTS, "figure") | {"figures_of": "gallery"})
+__getattr__, __dir__, __all__ = face(
+    __name__, dict.fromkeys(_PARTS, "figure") | {"draw": "drawing", "figures_of": "gallery"}
+)
