@@ -161,10 +161,12 @@ def test_text_is_escaped_for_markdown() -> None:
     assert plain("a|b *c* <d> _e_ f_g\nh") == r"a\|b \*c\* &lt;d&gt; \_e\_ f_g h"
 
 
-def test_the_answer_has_three_sentences_with_effect_interval_seeds_and_verdict() -> None:
+def test_the_answer_has_the_law_and_three_sentences_with_effect_interval_seeds_and_verdict() -> None:
     tables, provenance = study(margin=0.005, effect=0.02)
-    three = answer_of(tables, subject_of(tables, provenance))
+    storage, training, *three = answer_of(tables, subject_of(tables, provenance))
     assert len(three) == 3
+    assert storage.startswith("In accuracy on the same weights, against storing the total variance, storing the unbiased")
+    assert training.startswith("Which variance normalises the training batch makes a difference in accuracy in ")
     contrasts = tables["contrasts"]
     family = contrasts[contrasts["in_family"]]
     different = int((family["verdict"] == "different").sum())
@@ -201,14 +203,14 @@ def test_a_partial_study_is_not_said_to_be_settled() -> None:
 
 def test_inconclusive_is_said_with_the_seeds_it_would_take() -> None:
     text = said(study(margin=0.0005, effect=0.0))
-    assert text.startswith("The study does not settle its question: of 9 declared comparisons")
+    assert "The study does not settle its question: of 9 declared comparisons" in text
     assert "9 are inconclusive" in text
     assert re.search(r"would take \d+ to [\d,]+ \(median \d+\) seeds", text)
 
 
 def test_all_equivalent_is_said_with_the_margin() -> None:
     text = said(study(margin=0.05, effect=0.0))
-    assert text.startswith("The choice makes no difference that matters here")
+    assert "The choice makes no difference that matters here" in text
     assert "9 are equivalent within ±5.00 pp" in text
     assert "Every comparison is settled" in text
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import bnstudy as package
 from bnstudy.sweeps.engines.attempt import attempt_job
 from bnstudy.sweeps.identity import job_id, training_id
 from bnstudy.sweeps.plan import Job
+from bnstudy.sweeps.provenance import source_state
 from bnstudy.sweeps.store import Store
 from bnstudy.training.config import ModelConfig
 from bnstudy.training.imported import with_imports
@@ -183,7 +183,7 @@ def test_a_job_that_finds_another_source_than_was_planned_fails_and_says_so(
     training = training_id(config)
     job = Job(job_id(training, [0]), training, config, (0,), 13)
     Path("changing.py").write_text(NETS + "# edited\n")
-    outcome = attempt_job(job, "outputs", {}, 1, str(tmp_path))
+    outcome = attempt_job(job, "outputs", source_state(), 1, str(tmp_path))
     assert outcome.status == "failed"
     assert "the source of 'changing:build' has changed since the study was planned; run it again" in outcome.message
 
@@ -197,10 +197,10 @@ def test_a_job_elsewhere_finds_modules_on_the_search_path_that_travels_with_it(
     config = tiny(model=ModelConfig("import", "import", factory="travelling:build"), epochs=1, probe_batches=0)
     training = training_id(config)
     job = Job(job_id(training, [0]), training, config, (0,), 13)
-    assert "no module 'travelling'" in attempt_job(job, "outputs", {}, 1, str(tmp_path)).message
+    assert "no module 'travelling'" in attempt_job(job, "outputs", source_state(), 1, str(tmp_path)).message
     monkeypatch.setattr("sys.path", [*__import__("sys").path])
     again = Job(job_id(training, [1]), training, config, (1,), 13)
-    assert attempt_job(again, "outputs", {}, 1, str(tmp_path), [str(tmp_path / "library")]).status == "done"
+    assert attempt_job(again, "outputs", source_state(), 1, str(tmp_path), [str(tmp_path / "library")]).status == "done"
     record = Store("outputs").record(again.id)
     assert record is not None
-    assert json.loads(json.dumps(record["fields"]))["model.factory"] == "travelling:build"
+    assert record["config"]["model"]["factory"] == "travelling:build"

@@ -119,14 +119,24 @@ def test_mappings_that_take_any_key_are_overridden_as_they_are_documented(bnstud
     assert "  family:\n    batch_size:\n    - 2\n    - 4\n" in done.stdout
 
 
-@pytest.mark.parametrize("option", [(), ("--m-eff", "20"), ("--momentum", "0.1"), ("--positions", "49")])
-def test_predict_prints_the_theory_table(bnstudy: Command, option: tuple[str, ...]) -> None:
-    done = bnstudy("predict", "--batch-size", "2", *option)
-    assert done.returncode == 0
-    assert "inverted" in done.stdout
-    if not option:
-        row = next(line for line in done.stdout.splitlines() if "inverted" in line)
-        assert [cell.strip() for cell in row.strip("│").split("│")][1:] == ["0.500000", "2.000000", "4.000000"]
+@pytest.mark.parametrize("option", [(), ("--first-m-eff", "2"), ("--momentum", "0.1"), ("--positions", "1"), ("--skip",)])
+def test_predict_prints_the_first_layer_s_arithmetic_and_what_deeper_layers_make_of_it(
+    bnstudy: Command, option: tuple[str, ...]
+) -> None:
+    done = bnstudy("predict", "--batch-size", "2", "--depth", "3", *option)
+    assert done.returncode == 0, done.stderr
+    rows = [
+        [cell.strip() for cell in line.strip("│").split("│")] for line in done.stdout.splitlines() if line.startswith("│")
+    ]
+    assert [row[0] for row in rows] == ["1", "2", "3"] * 2
+    ratios, stored = rows[:3], rows[3:]
+    # one layer, independent samples: E[1/s²] is left out at m = 2, so that the ratio is normalising over stored divisor
+    exact = ["2", "1.000", "2.000", "2.000", "4.000", "1.000"]
+    if option != ("--momentum", "0.1"):  # the average's noise, on top
+        assert ratios[0][1:] == exact
+    assert stored[0][1:] == ["2", "1.000", "1.000", "0.500", "0.500", "1.000"]
+    if option != ("--skip",):  # samples of a plain stack's deeper layers are bound by the layer below
+        assert [row[1:] for row in stored[1:]] == [["∞", "2.000", "2.000", "1.000", "1.000", "1.000"]] * 2
 
 
 FAILING = """\

@@ -224,8 +224,8 @@ def test_a_record_that_contradicts_itself_is_damaged(tmp_path: Path, changes: di
     assert is_damaged(store.record(JOB))
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", DEEP, b"{}", b'{"layout": 2, "cells": []}',
-    b'{"layout": 2, "cells": [{}]}', b'{"layout": 1, "cells": [{"training": "a", "jobs": ["../../x"], "fields": {}}]}',
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", DEEP, b"{}", b'{"layout": 3, "cells": []}',
+    b'{"layout": 2, "cells": [{}]}', b'{"layout": 2, "cells": [{"training": "a", "jobs": ["../../x"], "fields": {}}]}',
     b'{"layout": 2, "cells": [{"training": "a", "jobs": ["b-s0-1"], "fields": {}}]}'])  # fmt: skip
 def test_a_damaged_study_is_told_in_one_line(tmp_path: Path, content: bytes) -> None:
     store = Store(tmp_path)
