@@ -124,7 +124,11 @@ class MovingAverages(nn.modules.batchnorm._BatchNorm):
         if self.tracks_all_statistics:
             averages += [self._kept(variance) for variance in seen]
             values += list(seen.values())
-        torch._foreach_lerp_(averages, values, alpha)  # one call: at small batches the calls are what costs
+        if torch.compiler.is_compiling():  # inductor (torch 2.15) lets one call read a mean that it has already moved
+            for average, value in zip(averages, values, strict=True):
+                average.lerp_(value, alpha)
+        else:
+            torch._foreach_lerp_(averages, values, alpha)  # one call: at small batches the calls are what costs
 
     def take_pending(self) -> None:
         """Take the pending batches b = 1…T into every average, as T single updates would.

@@ -348,9 +348,11 @@ def test_compiles_without_a_graph_break_and_follows_the_batch_size(convention, e
 
 
 @pytest.mark.slow
-def test_compiles_to_machine_code():
-    layer = BatchNorm1d(3, dtype=torch.float64, convention="inverted")
-    layer.track_all_statistics()
+@pytest.mark.parametrize(("convention", "everything"), [("inverted", True), ("total", False)])
+def test_compiles_to_machine_code(convention, everything):
+    layer = BatchNorm1d(3, dtype=torch.float64, convention=convention)
+    if everything:
+        layer.track_all_statistics()
     assert_compiles(layer, "inductor", (8, 6))
 
 
