@@ -149,8 +149,11 @@ class Store:
         return table
 
     def save_study(self, name: str, record: Record) -> None:
-        """Write down what a study consists of."""
-        write_json(self.studies / f"{check_name('name', name)}.json", {"layout": LAYOUT, "study": name, **record})
+        """Write down what a study consists of; a folder in the file's place is set aside."""
+        path = self.studies / f"{check_name('name', name)}.json"
+        if path.is_dir():
+            set_aside(path, self.root / "damaged")
+        write_json(path, {"layout": LAYOUT, "study": name, **record})
 
     def study(self, name: str) -> Record | None:
         """What a study consists of, or None.

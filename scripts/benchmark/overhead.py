@@ -102,7 +102,7 @@ def done_study(root: Path, batch_sizes: Sequence[int], rates: Sequence[float]) -
     for job in plan.jobs:
         rows = pd.DataFrame({"job": job.id, "seed": job.seeds})
         record: dict[str, Any] = origin | {"training": job.training, "seeds": list(job.seeds), "config": asdict(job.config)}
-        record |= {"status": "done", "steps": job.steps, "seconds": 1.0, "threads": 1, "diverged": {}}
+        record |= {"status": "done", "steps": job.steps, "seconds": 1.0, "threads": 1, "diverged": {}, "unstable": []}
         Store(root).save(job.id, dict.fromkeys(("metrics", "folds", "layers"), rows), record)
     store.save_study("done", {"command": "", "planned": time.time(), "source": {}, "cells": recorded_cells(plan)})
     return len(plan.cells), len(plan.jobs)
