@@ -22,7 +22,7 @@ class Network(nn.Module):
     def __init__(self, features, outputs, fails):
         super().__init__()
         self.fails = fails
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(features, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, outputs))
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(features, 8), nn.BatchNorm1d(8), nn.Linear(8, outputs))
 
     def forward(self, x):
         if self.training and self.fails and len(x) == 16:
