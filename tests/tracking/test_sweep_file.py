@@ -84,7 +84,7 @@ def test_each_agents_call_has_a_record_of_its_own_and_the_experiment_finds_the_j
     assert sizes == {"quick_sweep_first": {4}, "quick_sweep_second": {16}}
     capsys.readouterr()
     assert commands.plan(["+experiments=quick", "model=mlp", "batch_size=4,16", *tiny]) == 0
-    assert "8 cells, 4 jobs: 4 done, 0 missing" in capsys.readouterr().out
+    assert "10 cells, 4 jobs: 4 done, 0 missing" in capsys.readouterr().out
 
 
 WITHOUT_METRIC = """\
