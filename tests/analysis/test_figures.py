@@ -143,13 +143,16 @@ def test_a_ratio_far_off_does_not_set_the_axis(made: Study) -> None:
     assert "1000" not in texts(svg)
 
 
-def test_storage_is_compared_over_both_trainings_where_both_are_there(made: Study) -> None:
+def test_storage_is_compared_where_the_total_variance_is_what_training_divides_by(made: Study) -> None:
     rows = storage_rows(made[0]["contrasts"], "loss", "test")
-    assert set(rows["weights"]) == {"both"}
+    assert set(rows["weights"]) == {"biased"}
     assert len(rows) == 2 * 3 * 2  # models, batch sizes, arms
-    one, about = study(conventions=("paper", "consistent_biased"))
-    assert set(storage_rows(one["contrasts"], "loss", "test")["weights"]) == {"biased"}
-    assert "95 % t intervals" in storage_figure(one, subject_of(one, about), "loss").caption
+    one, about = study(conventions=("consistent_unbiased", "inverted"))
+    assert set(storage_rows(one["contrasts"], "loss", "test")["weights"]) == {"unbiased"}
+    assert (
+        "with the unbiased variance normalising; bars are 95 % t intervals"
+        in storage_figure(one, subject_of(one, about), "loss").caption
+    )
 
 
 def test_an_effective_size_without_end_stands_at_the_edge(made: Study) -> None:

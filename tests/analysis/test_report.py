@@ -165,7 +165,9 @@ def test_the_answer_has_the_law_and_three_sentences_with_effect_interval_seeds_a
     tables, provenance = study(margin=0.005, effect=0.02)
     storage, training, *three = answer_of(tables, subject_of(tables, provenance))
     assert len(three) == 3
-    assert storage.startswith("In accuracy on the same weights, against storing the total variance, storing the unbiased")
+    assert storage.startswith(
+        "In accuracy on the same weights, trained with the biased variance normalising, against storing"
+    )
     assert training.startswith("Which variance normalises the training batch makes a difference in accuracy in ")
     contrasts = tables["contrasts"]
     family = contrasts[contrasts["in_family"]]

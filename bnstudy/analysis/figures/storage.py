@@ -18,13 +18,22 @@ ARMS = {"ema_unbiased": ("unbiased − total", "paper"), "ema_biased": ("biased 
 
 
 def storage_rows(contrasts: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
-    """Stored variances against the total one: the mean over both trainings, or the only one that there is."""
+    """Stored variances against the total one, on weights that the biased variance normalised, else on those that there are.
+
+    There the total variance is what training divides by. Where the unbiased one normalises, that is k = m/(m-1) times as
+    much, which no convention stores: a mean over both trainings hides what each of them says.
+    """
     rows = contrasts[(contrasts["kind"] == "storage") & (contrasts["statistic"] == STORED)]
     rows = rows[(rows["metric"] == metric) & (rows["split"] == split) & (rows["reference"] == "ema_total")]
-    rank = rows["weights"].map({"both": 0, "biased": 1, "unbiased": 2})
+    rank = rows["weights"].map({"biased": 0, "both": 1, "unbiased": 2})
     cell = [column for column in rows.columns[: list(rows.columns).index("arm")] if column != "weights"]
     best = rank.groupby([rows[column] for column in (*cell, "arm")], dropna=False).transform("min") if len(rows) else rank
     return rows[rank == best]
+
+
+def normalised(rows: pd.DataFrame) -> str:
+    """Which variance normalised the training of the rows."""
+    return f"the {' or the '.join(sorted(rows['weights'].unique()))} variance normalising"
 
 
 def storage_figure(tables: Tables, subject: Subject, metric: str) -> Figure:
@@ -69,8 +78,8 @@ def storage_figure(tables: Tables, subject: Subject, metric: str) -> Figure:
     worst = rows.sort_values("difference", key=abs).iloc[-1]
     caption = (
         f"{shown.axis(shown.label)} on the test split with a stored variance of the named kind, less that with the total "
-        f"one: the same weights, both moving averages. The grey line is no difference. Mean over {seeds_phrase(rows['n'])} "
-        "and over the two trainings where both were run; bars are 95 % t intervals over seeds. Every panel has its own "
+        f"one: the same weights, both moving averages. The grey line is no difference. Mean over {seeds_phrase(rows['n'])}, "
+        f"trained with {normalised(rows)}; bars are 95 % t intervals over seeds. Every panel has its own "
         "vertical scale." + left_out(frame["panel"].nunique(), MOST_PANELS)
     )
     described = (

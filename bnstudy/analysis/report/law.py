@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bnstudy.analysis.figures.panels import seeds_phrase
-from bnstudy.analysis.figures.storage import storage_rows
+from bnstudy.analysis.figures.storage import normalised, storage_rows
 from bnstudy.analysis.statistics import mean_interval
 from bnstudy.analysis.subject import Subject, Tables
 from bnstudy.analysis.wording import amount, fixed, plural
@@ -92,7 +92,8 @@ def _storage(contrasts: pd.DataFrame, subject: Subject) -> str:
         effect = f"{amount(float(worst['difference']), metric)}, {low} to {high}"
         parts.append(f"storing the {_STORED[str(arm)]} variance costs most {cell} ({effect}; {worst['verdict']})")
     return (
-        f"In {metric.label} on the same weights, against storing the total variance, {' and '.join(parts)}; "
+        f"In {metric.label} on the same weights, trained with {normalised(rows)}, against storing the total variance, "
+        f"{' and '.join(parts)}; "
         f"{seeds_phrase(rows['n'])}."
     )
 
