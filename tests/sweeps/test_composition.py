@@ -12,7 +12,7 @@ from hydra import compose
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
@@ -155,9 +155,14 @@ def test_cells_are_what_hydra_composes_for_each(
 
 
 @pytest.mark.slow
-@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
-@given(cells=study)
+@pytest.mark.parametrize("part", range(4))
 def test_two_thousand_cells_are_what_hydra_composes_for_each(
-    loader: ConfigLoader, master: DictConfig, own: Path, cells: list[list[str]]
+    part: int, loader: ConfigLoader, master: DictConfig, own: Path
 ) -> None:
-    check(loader, master, own, cells)
+    @seed(part)
+    @settings(max_examples=125, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(cells=study)
+    def holds(cells: list[list[str]]) -> None:
+        check(loader, master, own, cells)
+
+    holds()
