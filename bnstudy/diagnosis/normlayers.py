@@ -114,8 +114,8 @@ def norm_layers(model: nn.Module) -> list[NormLayer]:
         others = [f"{paths[0]!r} ({type(module).__name__})" for module, paths in names.items() if _tracks(module)]
         has = f"; {others[0]} keeps running statistics of another kind" if others else ""
         raise UserError(
-            f"model: {type(model).__name__} has no BatchNorm layer{has}; a model with BatchNorm1d, 2d, 3d or a subclass "
-            "expected"
+            f"model: {type(model).__name__} has no BatchNorm layer{has}; "
+            "a model with BatchNorm1d, 2d, 3d or a subclass expected"
         )
     return layers
 

@@ -47,8 +47,8 @@ def notices(tables: Tables, provenance: Mapping[str, Any], subject: Subject) -> 
     mixed = [f"{len(provenance[key])} {what}" for key, what in _ORIGIN.items() if len(provenance.get(key) or []) > 1]
     if mixed:
         paragraphs.append(
-            f"The runs are mixed: they come from {', '.join(mixed)}, all listed under “How it was run”. Their rounding can "
-            f"differ."
+            f"The runs are mixed: they come from {', '.join(mixed)}, all listed under “How it was run”. "
+            "Their rounding can differ."
         )
     absent = [name for name in _EXPECTED if name not in tables or tables[name].empty]
     if absent:

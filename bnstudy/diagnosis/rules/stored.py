@@ -156,8 +156,8 @@ def _stale(case: Case, far: list[Evidence], effect: Difference) -> Finding:
         f"{named(far, 'stores', 'store')} other statistics than the network has on these batches as it is now, and "
         f"evaluation is worse for it: {effect.clause}. What was measured does not tell the cause: the statistics were "
         "frozen while the weights went on, the weights were averaged or loaded without them, a tool converted or scaled "
-        "them, the learning rate was high to the end or the momentum too small to follow, or these batches are not as in "
-        "training."
+        "them, the learning rate was high to the end or the momentum too small to follow, "
+        "or these batches are not as in training."
     )
     remedy = (
         f"{RECALIBRATE}. After weight averaging call torch.optim.swa_utils.update_bn. If these batches are not prepared as "
